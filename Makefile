@@ -1,0 +1,83 @@
+# Makefile for the retention extension (PGXS).
+#
+#   make && make install      build and install for the server of $(PG_CONFIG)
+#   make installcheck         regress, isolation and TAP, against a running server
+#   make pgtap                the pgTAP files, against a running server
+#   make test                 all of these on a throw-away server, nothing installed
+#   make lint | indent        check everything | reformat the C files
+#   make demo | bench         the main job on real data | the measurements
+#
+# "make WERROR=" builds on with a compiler that knows new warnings.
+
+PG_CONFIG ?= pg_config
+WERROR = -Werror
+
+EXTENSION = retention
+MODULE_big = retention
+DATA = retention--1.0.sql
+OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+# The server's own headers have unused parameters, and so has every SQL
+# function that takes no argument.
+PG_CFLAGS = -Wall -Wextra $(WERROR) -Wno-unused-parameter
+
+# := because an empty list has to look undefined to PGXS.
+REGRESS := $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
+TAP_TESTS := $(if $(PROVE_TESTS),1)
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+pgxs_src := $(dir $(PGXS))..
+
+# Not every package of the server has the isolation tester.
+ifneq ($(wildcard $(pgxs_src)/test/isolation/pg_isolation_regress),)
+ISOLATION := $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation
+endif
+
+# A server built with JIT asks for bitcode, which takes the clang it was built
+# with.  Inlining is all that is lost without.
+server_clang := $(shell sed -n 's/^CLANG *= *//p' $(pgxs_src)/Makefile.global)
+ifeq ($(shell command -v $(server_clang) 2>/dev/null),)
+override with_llvm = no
+endif
+
+include $(PGXS)
+
+# PGXS tracks no headers: any of them rebuilds everything, which takes seconds.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) Makefile
+
+# pgTAP: one database for all files.  It has pgtap and nothing else; a file
+# makes what it needs, the extension too, between BEGIN and ROLLBACK.
+PGTAP_FILES = $(sort $(wildcard test/pgtap/*.sql))
+PGTAP_DB = contrib_regression_pgtap
+PG_PROVE = pg_prove
+
+pgtap:
+	$(bindir)/psql -Xqd postgres -c "SET client_min_messages = warning" -c "DROP DATABASE IF EXISTS $(PGTAP_DB)"
+	$(bindir)/createdb $(PGTAP_DB)
+	$(bindir)/psql -XqAt -v ON_ERROR_STOP=1 -d $(PGTAP_DB) -c 'CREATE EXTENSION pgtap'
+	PATH="$(bindir):$$PATH" $(PG_PROVE) $(PROVE_FLAGS) -d $(PGTAP_DB) $(PGTAP_FILES)
+	$(bindir)/dropdb $(PGTAP_DB)
+
+test:
+	scripts/test
+
+demo:
+	scripts/demo
+
+bench:
+	test/bench/run
+
+lint:
+	test/lint/run
+
+check-symbols:
+	test/lint/run compile symbols
+
+check-includes:
+	test/lint/run includes
+
+indent:
+	test/lint/indent --write
+
+.PHONY: pgtap test demo bench lint check-symbols check-includes indent

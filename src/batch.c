@@ -1,0 +1,320 @@
+/*
+ * batch.c
+ *	  Carries out one batch of a plan.
+ *
+ * The batch is one DELETE by range in a subtransaction.  When it runs into a
+ * row that somebody else holds, it is undone and done again around the row.
+ * Must not commit, read settings or decide what goes: the statements repeat
+ * every condition of the plan.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "batch.h"
+#include "query.h"
+#include "spi_util.h"
+
+/* how long to wait for rows that are known to be in the way of others */
+#define IMPATIENCE_MS 1
+
+/* What the steps of one batch share. */
+typedef struct Work
+{
+	const RetentionTarget *target;
+	Datum		tenant;
+	const RetentionBatch *batch;
+	RetentionResult *result;	/* of the whole batch */
+
+	/* of the step that is under way, which may still fail */
+	RetentionPlace *places;
+	int			nplaces;
+	int			patience_ms;
+	RetentionResult step;
+} Work;
+
+/* The places that LOCK returns. */
+typedef struct Locked
+{
+	RetentionPlace *places;
+	int			count;
+	int16		leg;
+} Locked;
+
+/*
+ * Adds one result to the sum of several.
+ */
+void
+retention_result_add(RetentionResult *sum, const RetentionResult *step)
+{
+	if (step->deleted > 0)
+	{
+		if (sum->deleted == 0 || step->oldest < sum->oldest)
+			sum->oldest = step->oldest;
+		if (sum->deleted == 0 || step->newest > sum->newest)
+			sum->newest = step->newest;
+	}
+	sum->deleted += step->deleted;
+	sum->skipped_locked += step->skipped_locked;
+	sum->kept += step->kept;
+}
+
+/*
+ * Counts a deleted row.
+ */
+static bool
+take_deleted(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+	RetentionResult row = {0};
+
+	row.deleted = 1;
+	row.oldest = DatumGetTimestampTz(slot_getattr(slot, 1, &isnull));
+	row.newest = row.oldest;
+	retention_result_add(arg, &row);
+	return true;
+}
+
+static bool
+take_locked(TupleTableSlot *slot, void *arg)
+{
+	Locked	   *locked = arg;
+	RetentionPlace *place = &locked->places[locked->count++];
+	bool		isnull;
+
+	place->tableoid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
+	place->tid = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 2,
+															 &isnull));
+	place->leg = locked->leg;
+	return true;
+}
+
+/*
+ * Waits for locks no longer than this, nor than the caller wants to.
+ */
+static void
+pin_lock_timeout(int patience_ms)
+{
+	char		value[16];
+
+	if (LockTimeout > 0 && LockTimeout < patience_ms)
+		return;
+	snprintf(value, sizeof(value), "%d", patience_ms);
+	retention_pin_setting("lock_timeout", value);
+}
+
+/*
+ * Runs LOCK or DELETE_TIDS for the places of a step, all of one leg and one
+ * table.
+ */
+static void
+execute_places(Work *work, RetentionQuery query, int expected,
+			   RetentionRowFunction row, void *arg)
+{
+	Datum	   *tids = palloc(work->nplaces * sizeof(Datum));
+	ArrayType  *array;
+	Datum		values[5];
+
+	for (int i = 0; i < work->nplaces; i++)
+		tids[i] = PointerGetDatum(&work->places[i].tid);
+	array = construct_array(tids, work->nplaces, TIDOID,
+							sizeof(ItemPointerData), false, TYPALIGN_SHORT);
+
+	values[0] = work->tenant;
+	values[1] = TimestampTzGetDatum(work->batch->from);
+	values[2] = TimestampTzGetDatum(work->batch->to);
+	values[3] = ObjectIdGetDatum(work->places[0].tableoid);
+	values[4] = PointerGetDatum(array);
+	retention_spi_execute(retention_query_plan(work->target, query,
+											   work->places[0].leg),
+						  expected, values, NULL, false, row, arg);
+	pfree(array);
+	pfree(tids);
+}
+
+/*
+ * A step: deletes every row of the batch's range.
+ */
+static void
+delete_range(void *arg)
+{
+	Work	   *work = arg;
+	int64		planned = 0;
+	Datum		values[3];
+
+	pin_lock_timeout(work->patience_ms);
+	values[0] = work->tenant;
+	values[1] = TimestampTzGetDatum(work->batch->from);
+	values[2] = TimestampTzGetDatum(work->batch->to);
+	for (int leg = 0; leg < work->target->nlegs; leg++)
+	{
+		if (work->batch->planned[leg] == 0)
+			continue;
+		planned += work->batch->planned[leg];
+		retention_spi_execute(retention_query_plan(work->target,
+												   RETENTION_QUERY_DELETE_RANGE,
+												   leg),
+							  SPI_OK_DELETE_RETURNING, values, NULL, false,
+							  take_deleted, &work->step);
+	}
+	work->step.kept = Max(0, planned - work->step.deleted);
+}
+
+/*
+ * A step: deletes the rows at certain places.
+ */
+static void
+delete_places(void *arg)
+{
+	Work	   *work = arg;
+
+	pin_lock_timeout(work->patience_ms);
+	execute_places(work, RETENTION_QUERY_DELETE_TIDS, SPI_OK_DELETE_RETURNING,
+				   take_deleted, &work->step);
+	work->step.kept = Max(0, work->nplaces - work->step.deleted);
+}
+
+/*
+ * A step: deletes those of the rows at certain places that nobody holds.
+ */
+static void
+delete_unlocked_places(void *arg)
+{
+	Work	   *work = arg;
+	Locked		locked = {0};
+	int			asked = work->nplaces;
+
+	pin_lock_timeout(work->patience_ms);
+	locked.places = palloc(asked * sizeof(RetentionPlace));
+	locked.leg = work->places[0].leg;
+	execute_places(work, RETENTION_QUERY_LOCK, SPI_OK_SELECT, take_locked,
+				   &locked);
+
+	work->places = locked.places;
+	work->nplaces = locked.count;
+	if (locked.count > 0)
+		delete_places(work);
+	work->step.skipped_locked = asked - locked.count;
+}
+
+/*
+ * Takes one step for some places in a subtransaction.  Returns false, and has
+ * done nothing, when a lock was in the way.
+ */
+static bool
+try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
+		 int nplaces, int patience_ms)
+{
+	ErrorData  *error;
+
+	work->places = places;
+	work->nplaces = nplaces;
+	work->patience_ms = patience_ms;
+	memset(&work->step, 0, sizeof(work->step));
+
+	error = retention_try(step, work);
+	if (error == NULL)
+	{
+		retention_result_add(work->result, &work->step);
+		return true;
+	}
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
+}
+
+/*
+ * Deletes what can be deleted of the rows at these places, by halves: for
+ * callers who may not lock rows, and where the lock that is in the way is not
+ * on the rows themselves but on what goes with them (a cascade, a trigger).
+ */
+static void
+delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (try_step(work, delete_places, places, nplaces, IMPATIENCE_MS))
+		return;
+	if (nplaces == 1)
+	{
+		work->result->skipped_locked++;
+		return;
+	}
+	delete_by_halves(work, places, nplaces / 2);
+	delete_by_halves(work, places + nplaces / 2, nplaces - nplaces / 2);
+}
+
+/*
+ * Deletes the rows at these sorted places but for those that others hold.
+ */
+static void
+delete_around_locks(Work *work, RetentionPlace *places, int nplaces)
+{
+	bool		may_lock;
+
+	may_lock = pg_class_aclcheck(work->target->relid, GetUserId(),
+								 ACL_UPDATE) == ACLCHECK_OK;
+	while (nplaces > 0)
+	{
+		int			count = retention_plan_count_alike(places, nplaces,
+													   nplaces);
+
+		if (!may_lock ||
+			!try_step(work, delete_unlocked_places, places, count,
+					  IMPATIENCE_MS))
+			delete_by_halves(work, places, count);
+		places += count;
+		nplaces -= count;
+	}
+}
+
+/*
+ * Carries out a batch and says what became of it.  All of it is done when this
+ * returns, except for rows that others hold (skipped_locked) and rows that a
+ * trigger kept.  An error is thrown, with nothing of the batch done, once the
+ * caller's transaction or subtransaction is rolled back.
+ *
+ * The caller is connected to SPI, inside a scope, and holds ROW EXCLUSIVE on
+ * the table.  Memory that it uses is in the current context, which the caller
+ * resets.
+ */
+void
+retention_batch_execute(const RetentionTarget *target, Datum tenant,
+						const RetentionBatch *batch, RetentionResult *result)
+{
+	Work		work = {0};
+	RetentionPlace *places = batch->places;
+	int			nplaces = batch->nplaces;
+
+	memset(result, 0, sizeof(*result));
+	work.target = target;
+	work.tenant = tenant;
+	work.batch = batch;
+	work.result = result;
+
+	if (try_step(&work, places != NULL ? delete_places : delete_range,
+				 places, nplaces, batch->patience_ms))
+		return;
+
+	if (places == NULL)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		for (int leg = 0; leg < target->nlegs; leg++)
+		{
+			if (batch->planned[leg] > 0)
+				retention_plan_collect(target, leg, tenant, batch->from,
+									   batch->to, 0, batch->planned[leg],
+									   &places, &nplaces);
+		}
+		PopActiveSnapshot();
+		retention_plan_sort_places(places, nplaces);
+	}
+	delete_around_locks(&work, places, nplaces);
+}

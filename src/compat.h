@@ -1,0 +1,86 @@
+/*
+ * compat.h
+ *	  The differences between the supported PostgreSQL versions.
+ *
+ * The only file that looks at PG_VERSION_NUM.  Gives the other modules one
+ * spelling of whatever the server spells in several ways.
+ */
+#ifndef RETENTION_COMPAT_H
+#define RETENTION_COMPAT_H
+
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/timeout.h"
+
+#if PG_VERSION_NUM < 150000
+#error "retention needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * Is the current user an owner of this relation?
+ */
+static inline bool
+retention_compat_owns_relation(Oid relid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, relid, GetUserId());
+#else
+	return pg_class_ownercheck(relid, GetUserId());
+#endif
+}
+
+/*
+ * The value that a text setting had before the innermost nest level (a
+ * CREATE EXTENSION, say) changed it; NULL when nothing has.
+ */
+static inline const char *
+retention_compat_prior_setting(const char *name)
+{
+	struct config_generic *record = NULL;
+
+#if PG_VERSION_NUM >= 160000
+	record = find_option(name, false, true, ERROR);
+#else
+	struct config_generic **all = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+	{
+		if (strcmp(all[i]->name, name) == 0)
+			record = all[i];
+	}
+#endif
+	if (record == NULL || record->vartype != PGC_STRING ||
+		record->stack == NULL)
+		return NULL;
+	return record->stack->prior.val.stringval;
+}
+
+/*
+ * When the statement or the transaction will be cancelled for taking too
+ * long, or 0 when neither has a time limit.
+ */
+static inline TimestampTz
+retention_compat_deadline(void)
+{
+	TimestampTz deadline = 0;
+
+	if (get_timeout_active(STATEMENT_TIMEOUT))
+		deadline = get_timeout_finish_time(STATEMENT_TIMEOUT);
+#if PG_VERSION_NUM >= 170000
+	if (get_timeout_active(TRANSACTION_TIMEOUT))
+	{
+		TimestampTz other = get_timeout_finish_time(TRANSACTION_TIMEOUT);
+
+		if (deadline == 0 || other < deadline)
+			deadline = other;
+	}
+#endif
+	return deadline;
+}
+
+#endif							/* RETENTION_COMPAT_H */

@@ -1,0 +1,126 @@
+/*
+ * lock.c
+ *	  Locks that keep cleanups of one tenant apart.
+ *
+ * Owns a tag in the space of advisory locks that SQL cannot reach: nobody
+ * takes such a lock by accident, and pg_locks shows it as an advisory one with
+ * objsubid 7265 (a tenant) or 7266 (a run).  Must not look at rows.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/typcache.h"
+
+#include "lock.h"
+
+/* the fourth field of the tags: what the lock is for */
+#define TENANT_LOCK 7265
+#define RUN_LOCK 7266
+
+/*
+ * The tag of a tenant of a relation.  Two tenants may share a tag (it holds a
+ * hash): they then wait for each other, and nothing else happens.
+ */
+static LOCKTAG
+tenant_tag(Oid relid, Datum tenant, Oid tenant_type, Oid tenant_collation)
+{
+	TypeCacheEntry *type = lookup_type_cache(tenant_type,
+											 TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+	LOCKTAG		tag;
+	uint64		hash;
+
+	if (!OidIsValid(type->hash_extended_proc_finfo.fn_oid))
+		elog(ERROR, "could not identify an extended hash function for type %u",
+			 tenant_type);
+	hash = DatumGetUInt64(FunctionCall2Coll(&type->hash_extended_proc_finfo,
+											tenant_collation, tenant,
+											UInt64GetDatum(relid)));
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, TENANT_LOCK);
+	return tag;
+}
+
+/*
+ * Waits until no other cleanup of this tenant is under way and keeps others
+ * out until the transaction ends.  Obeys lock_timeout and cancels.
+ */
+void
+retention_lock_tenant(Oid relid, Datum tenant, Oid tenant_type,
+					  Oid tenant_collation)
+{
+	LOCKTAG		tag = tenant_tag(relid, tenant, tenant_type,
+								 tenant_collation);
+
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
+ * Keeps other cleanups of this tenant out until retention_unlock_tenant(), or
+ * the end of the session.  Returns false, without waiting, when one is under
+ * way.  Sets the tag to give back.
+ */
+bool
+retention_try_lock_tenant(Oid relid, Datum tenant, Oid tenant_type,
+						  Oid tenant_collation, LOCKTAG *tag)
+{
+	*tag = tenant_tag(relid, tenant, tenant_type, tenant_collation);
+	return LockAcquire(tag, ExclusiveLock, true, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Gives back a lock of retention_try_lock_tenant().
+ */
+void
+retention_unlock_tenant(const LOCKTAG *tag)
+{
+	(void) LockRelease(tag, ExclusiveLock, true);
+}
+
+static LOCKTAG
+run_tag(int64 run_id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (run_id >> 32),
+						 (uint32) run_id, RUN_LOCK);
+	return tag;
+}
+
+/*
+ * Marks this session as the one that carries out a run, until
+ * retention_unlock_run() or its end.
+ */
+void
+retention_lock_run(int64 run_id)
+{
+	LOCKTAG		tag = run_tag(run_id);
+
+	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+}
+
+/*
+ * Gives back the lock of retention_lock_run().
+ */
+void
+retention_unlock_run(int64 run_id)
+{
+	LOCKTAG		tag = run_tag(run_id);
+
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/*
+ * Is there a session that carries out this run?
+ */
+bool
+retention_run_lock_is_held(int64 run_id)
+{
+	LOCKTAG		tag = run_tag(run_id);
+	int			holders = 0;
+
+	(void) GetLockConflicts(&tag, ExclusiveLock, &holders);
+	return holders > 0 || LockHeldByMe(&tag, ExclusiveLock);
+}

@@ -1,0 +1,23 @@
+/*
+ * lock.h
+ *	  Locks that keep cleanups of one tenant apart.
+ */
+#ifndef RETENTION_LOCK_H
+#define RETENTION_LOCK_H
+
+#include "postgres.h"
+
+#include "storage/lock.h"
+
+extern void retention_lock_tenant(Oid relid, Datum tenant, Oid tenant_type,
+								  Oid tenant_collation);
+
+extern bool retention_try_lock_tenant(Oid relid, Datum tenant,
+									  Oid tenant_type, Oid tenant_collation,
+									  LOCKTAG *tag);
+extern void retention_unlock_tenant(const LOCKTAG *tag);
+extern void retention_lock_run(int64 run_id);
+extern void retention_unlock_run(int64 run_id);
+extern bool retention_run_lock_is_held(int64 run_id);
+
+#endif							/* RETENTION_LOCK_H */

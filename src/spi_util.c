@@ -1,0 +1,358 @@
+/*
+ * spi_util.c
+ *	  Checked SPI calls, kept plans, pinned settings, the subtransaction guard.
+ *
+ * Every statement of the extension goes through here.  Knows no table: callers
+ * bring the text.  Must not commit.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/params.h"
+#include "nodes/parsenodes.h"
+#include "tcop/dest.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/resowner.h"
+
+#include "spi_util.h"
+
+/* Kept plans, by relation and kind of statement. */
+typedef struct PlanKey
+{
+	Oid			relid;
+	int			kind;
+} PlanKey;
+
+typedef struct PlanEntry
+{
+	PlanKey		key;
+	SPIPlanPtr	plan;
+} PlanEntry;
+
+static HTAB *plans = NULL;
+
+/*
+ * Settings under which plans are made.  The statements ask for one tenant's
+ * rows in the order of an index, a few at a time; a sequential scan or a sort
+ * that statistics make look cheap today (a tenant that did not exist at the
+ * last ANALYZE) is a disaster tomorrow, because the plan is kept.  JIT off:
+ * the high costs that "disabled" path types carry would trigger it.
+ */
+static const char *const planner_settings[][2] = {
+	{"enable_seqscan", "off"},
+	{"enable_bitmapscan", "off"},
+	{"enable_sort", "off"},
+	{"enable_indexscan", "on"},
+	{"enable_indexonlyscan", "on"},
+	{"enable_tidscan", "on"},
+	{"max_parallel_workers_per_gather", "0"},
+	{"jit", "off"},
+};
+
+/* A DestReceiver that hands each row to a function. */
+typedef struct RowReceiver
+{
+	DestReceiver pub;
+	RetentionRowFunction row;
+	void	   *arg;
+	MemoryContext context;		/* the caller's */
+} RowReceiver;
+
+
+/*
+ * Sets one setting until the innermost nest level or subtransaction ends.
+ */
+void
+retention_pin_setting(const char *name, const char *value)
+{
+	(void) set_config_option(name, value,
+							 superuser() ? PGC_SUSET : PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * The one statement behind a plan.
+ */
+static CachedPlanSource *
+plan_source(SPIPlanPtr plan)
+{
+	return linitial(SPI_plan_get_plan_sources(plan));
+}
+
+/*
+ * Builds the generic plan of a statement under planner_settings.  Only
+ * planning happens under them: triggers that fire when the statement runs plan
+ * their own queries as ever.
+ */
+static void
+build_generic_plan(SPIPlanPtr plan)
+{
+	int			nestlevel = NewGUCNestLevel();
+	CachedPlan *cplan;
+
+	for (int i = 0; i < (int) lengthof(planner_settings); i++)
+		retention_pin_setting(planner_settings[i][0], planner_settings[i][1]);
+
+	cplan = SPI_plan_get_cached_plan(plan);
+	if (cplan == NULL)
+		elog(ERROR, "statement has no single plan");
+	ReleaseCachedPlan(cplan, CurrentResourceOwner);
+	AtEOXact_GUC(true, nestlevel);
+}
+
+/*
+ * Is there a generic plan that the server will run as it is?  One that depends
+ * on the role or on the current snapshot may be made anew when it runs.
+ */
+static bool
+has_lasting_plan(CachedPlanSource *source)
+{
+	return source->is_valid && !source->dependsOnRLS &&
+		source->gplan != NULL && source->gplan->is_valid &&
+		!source->gplan->dependsOnRole &&
+		!TransactionIdIsValid(source->gplan->saved_xmin);
+}
+
+/*
+ * Is this plan still the one for the statement?  Not when the relation or a
+ * name in the text has changed.
+ */
+static bool
+plan_fits(SPIPlanPtr plan, const RetentionStatement *statement)
+{
+	CachedPlanSource *source = plan_source(plan);
+
+	if (!SPI_plan_is_valid(plan) ||
+		strcmp(source->query_string, statement->text) != 0)
+		return false;
+	for (int i = 0; i < statement->nargs; i++)
+	{
+		if (SPI_getargtypeid(plan, i) != statement->argtypes[i])
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The kept plan for a statement about a relation, found again by the relation
+ * and the kind of statement.  It is made when there is none yet or when a
+ * change has made it stale, and is a generic one made under planner_settings.
+ *
+ * The caller holds a lock on the relation, so that nothing invalidates the
+ * plan before it runs, and is inside a scope, as plans remember the search
+ * path.  The plan lives as long as the session.
+ */
+SPIPlanPtr
+retention_spi_plan(Oid relid, int kind, const RetentionStatement *statement)
+{
+	PlanKey		key = {relid, kind};
+	PlanEntry  *entry;
+	bool		found;
+
+	if (plans == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(PlanKey);
+		ctl.entrysize = sizeof(PlanEntry);
+		plans = hash_create("retention plans", 32, &ctl,
+							HASH_ELEM | HASH_BLOBS);
+	}
+
+	entry = hash_search(plans, &key, HASH_ENTER, &found);
+	if (!found)
+		entry->plan = NULL;
+
+	if (entry->plan != NULL && !plan_fits(entry->plan, statement))
+	{
+		SPIPlanPtr	stale = entry->plan;
+
+		entry->plan = NULL;
+		SPI_freeplan(stale);
+	}
+
+	if (entry->plan == NULL)
+	{
+		SPIPlanPtr	plan;
+
+		plan = SPI_prepare_cursor(statement->text, statement->nargs,
+								  (Oid *) statement->argtypes,
+								  CURSOR_OPT_GENERIC_PLAN);
+		if (plan == NULL)
+			elog(ERROR, "could not prepare statement: %s",
+				 SPI_result_code_string(SPI_result));
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not keep plan");
+		entry->plan = plan;
+	}
+
+	if (!has_lasting_plan(plan_source(entry->plan)))
+		build_generic_plan(entry->plan);
+
+	return entry->plan;
+}
+
+static void
+row_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static bool
+row_receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+	MemoryContext executor_context = MemoryContextSwitchTo(receiver->context);
+	bool		more = receiver->row(slot, receiver->arg);
+
+	MemoryContextSwitchTo(executor_context);
+	return more;
+}
+
+static void
+row_shutdown(DestReceiver *self)
+{
+}
+
+/*
+ * Runs a plan with these values (none are NULL when nulls is not given), hands
+ * each row that it returns to `row`, if there is one, in the caller's memory
+ * context, and returns how many rows it read or wrote.  `expected` is the SPI
+ * result code that must come.
+ */
+uint64
+retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
+					  const bool *nulls, bool read_only,
+					  RetentionRowFunction row, void *arg)
+{
+	SPIExecuteOptions options = {0};
+	RowReceiver receiver = {0};
+	int			nargs = SPI_getargcount(plan);
+	int			result;
+
+	if (nargs > 0)
+	{
+		options.params = makeParamList(nargs);
+		for (int i = 0; i < nargs; i++)
+		{
+			ParamExternData *param = &options.params->params[i];
+
+			param->value = values[i];
+			param->isnull = nulls != NULL && nulls[i];
+			param->pflags = PARAM_FLAG_CONST;
+			param->ptype = SPI_getargtypeid(plan, i);
+		}
+	}
+
+	options.read_only = read_only;
+	if (row != NULL)
+	{
+		receiver.pub.receiveSlot = row_receive;
+		receiver.pub.rStartup = row_startup;
+		receiver.pub.rShutdown = row_shutdown;
+		receiver.pub.rDestroy = row_shutdown;
+		/* not DestNone: SPI would take the statement for a utility command */
+		receiver.pub.mydest = DestTuplestore;
+		receiver.row = row;
+		receiver.arg = arg;
+		receiver.context = CurrentMemoryContext;
+		options.dest = &receiver.pub;
+	}
+
+	result = SPI_execute_plan_extended(plan, &options);
+	if (result != expected)
+		elog(ERROR, "unexpected SPI result: %s",
+			 SPI_result_code_string(result));
+	if (options.params != NULL)
+		pfree(options.params);
+	return SPI_processed;
+}
+
+/*
+ * Runs a utility command.
+ */
+void
+retention_spi_utility(const char *text)
+{
+	int			result = SPI_execute(text, false, 0);
+
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "unexpected SPI result: %s",
+			 SPI_result_code_string(result));
+}
+
+/*
+ * Pins the search path and, when the caller is a superuser who is not `owner`,
+ * takes on the owner's identity: triggers on a table are its owner's code and
+ * must not run with a superuser's rights.  Pass InvalidOid to stay who you
+ * are.  An error ends the scope by itself.
+ */
+void
+retention_scope_begin(RetentionScope *scope, const char *search_path,
+					  Oid owner)
+{
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	scope->nestlevel = NewGUCNestLevel();
+	retention_pin_setting("search_path", search_path);
+	/* a session that forces custom plans would plan without our settings */
+	retention_pin_setting("plan_cache_mode", "auto");
+
+	if (OidIsValid(owner) && owner != scope->userid && superuser())
+		SetUserIdAndSecContext(owner,
+							   scope->sec_context |
+							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_NOFORCE_RLS);
+}
+
+/*
+ * Undoes retention_scope_begin().
+ */
+void
+retention_scope_end(RetentionScope *scope)
+{
+	AtEOXact_GUC(true, scope->nestlevel);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+/*
+ * Calls function(arg) in a subtransaction.  Returns NULL when it succeeded;
+ * otherwise all that it did is rolled back and the error is returned, in the
+ * caller's memory context.  A cancel and an assertion failure are thrown on.
+ */
+ErrorData *
+retention_try(void (*function) (void *arg), void *arg)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	ResourceOwner caller_owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller_context);
+
+	PG_TRY();
+	{
+		function(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(caller_context);
+	CurrentResourceOwner = caller_owner;
+
+	if (error != NULL &&
+		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		 error->sqlerrcode == ERRCODE_ASSERT_FAILURE))
+		ReThrowError((ErrorData *) error);
+	return (ErrorData *) error;
+}

@@ -1,0 +1,46 @@
+/*
+ * spi_util.h
+ *	  Checked SPI calls, kept plans, pinned settings, the subtransaction guard.
+ */
+#ifndef RETENTION_SPI_UTIL_H
+#define RETENTION_SPI_UTIL_H
+
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+#define RETENTION_MAX_ARGS 6
+
+/* A statement: its text with $n for values, and the types of these. */
+typedef struct RetentionStatement
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[RETENTION_MAX_ARGS];
+} RetentionStatement;
+
+/* Takes one row of a result; returns false when it wants no more. */
+typedef bool (*RetentionRowFunction) (TupleTableSlot *slot, void *arg);
+
+/* What one call pins, and what it found before. */
+typedef struct RetentionScope
+{
+	int			nestlevel;
+	Oid			userid;
+	int			sec_context;
+} RetentionScope;
+
+extern SPIPlanPtr retention_spi_plan(Oid relid, int kind,
+									 const RetentionStatement *statement);
+extern uint64 retention_spi_execute(SPIPlanPtr plan, int expected,
+									const Datum *values, const bool *nulls,
+									bool read_only,
+									RetentionRowFunction row, void *arg);
+extern void retention_spi_utility(const char *text);
+extern void retention_scope_begin(RetentionScope *scope,
+								  const char *search_path, Oid owner);
+extern void retention_scope_end(RetentionScope *scope);
+extern void retention_pin_setting(const char *name, const char *value);
+extern ErrorData *retention_try(void (*function) (void *arg), void *arg);
+
+#endif							/* RETENTION_SPI_UTIL_H */
