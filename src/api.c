@@ -180,8 +180,8 @@ load_request(FunctionCallInfo fcinfo, Cleanup *cleanup)
 	cleanup->batch_size =
 		PG_ARGISNULL(3) ? retention_batch_size : PG_GETARG_INT32(3);
 	cleanup->cutoff =
-		retention_plan_cutoff(GetCurrentTransactionStartTimestamp(),
-							  cleanup->retention_days);
+		retention_cutoff_before(GetCurrentTransactionStartTimestamp(),
+								cleanup->retention_days);
 }
 
 /*
@@ -428,8 +428,8 @@ end_reading(Reading *reading)
 Datum
 retention_cutoff(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TIMESTAMPTZ(retention_plan_cutoff(PG_GETARG_TIMESTAMPTZ(0),
-												PG_GETARG_INT32(1)));
+	PG_RETURN_TIMESTAMPTZ(retention_cutoff_before(PG_GETARG_TIMESTAMPTZ(0),
+												  PG_GETARG_INT32(1)));
 }
 
 /*
@@ -446,8 +446,8 @@ retention_oldest_due(PG_FUNCTION_ARGS)
 	Reading		reading;
 	bool		found;
 
-	cutoff = retention_plan_cutoff(GetCurrentTransactionStartTimestamp(),
-								   PG_GETARG_INT32(1));
+	cutoff = retention_cutoff_before(GetCurrentTransactionStartTimestamp(),
+									 PG_GETARG_INT32(1));
 	begin_reading(&reading);
 	found = retention_preview_oldest_due(reading.target, PG_GETARG_DATUM(0),
 										 cutoff, PG_GETARG_INT32(2), &oldest);
@@ -469,8 +469,8 @@ put_preview(ReturnSetInfo *rsinfo, const RetentionTarget *target,
 	Datum		values[9];
 	bool		nulls[9] = {false};
 
-	cutoff = retention_plan_cutoff(GetCurrentTransactionStartTimestamp(),
-								   policy->retention_days);
+	cutoff = retention_cutoff_before(GetCurrentTransactionStartTimestamp(),
+									 policy->retention_days);
 	preview = retention_preview_tenant(target, policy->tenant, cutoff,
 									   policy->min_to_keep);
 	values[0] = policy->tenant;

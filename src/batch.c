@@ -40,6 +40,13 @@ typedef struct Work
 	RetentionResult step;
 } Work;
 
+typedef enum Outcome
+{
+	STEP_DONE,
+	STEP_LOCKED,				/* a lock was in the way */
+	STEP_PROTECTED				/* a foreign key was */
+} Outcome;
+
 /* The places that LOCK returns. */
 typedef struct Locked
 {
@@ -63,6 +70,7 @@ retention_result_add(RetentionResult *sum, const RetentionResult *step)
 	}
 	sum->deleted += step->deleted;
 	sum->skipped_locked += step->skipped_locked;
+	sum->skipped_protected += step->skipped_protected;
 	sum->kept += step->kept;
 }
 
@@ -205,14 +213,15 @@ delete_unlocked_places(void *arg)
 }
 
 /*
- * Takes one step for some places in a subtransaction.  Returns false, and has
- * done nothing, when a lock was in the way.
+ * Takes one step for some places in a subtransaction.  Unless it is done, it
+ * has changed nothing.
  */
-static bool
+static Outcome
 try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
 		 int nplaces, int patience_ms)
 {
 	ErrorData  *error;
+	Outcome		outcome;
 
 	work->places = places;
 	work->nplaces = nplaces;
@@ -223,39 +232,52 @@ try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
 	if (error == NULL)
 	{
 		retention_result_add(work->result, &work->step);
-		return true;
+		return STEP_DONE;
 	}
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		outcome = STEP_LOCKED;
+	else if (work->batch->skip_protected &&
+			 (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION ||
+			  error->sqlerrcode == ERRCODE_RESTRICT_VIOLATION))
+		outcome = STEP_PROTECTED;
+	else
 		ReThrowError(error);
 	FreeErrorData(error);
-	return false;
+	return outcome;
 }
 
 /*
  * Deletes what can be deleted of the rows at these places, by halves: for
- * callers who may not lock rows, and where the lock that is in the way is not
- * on the rows themselves but on what goes with them (a cascade, a trigger).
+ * callers who may not lock rows, and where what is in the way is not a lock on
+ * the rows themselves but concerns what goes with them (a foreign key, a
+ * cascade, a trigger).
  */
 static void
 delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
 {
+	Outcome		outcome;
+
 	CHECK_FOR_INTERRUPTS();
-	if (try_step(work, delete_places, places, nplaces, IMPATIENCE_MS))
+	outcome = try_step(work, delete_places, places, nplaces, IMPATIENCE_MS);
+	if (outcome == STEP_DONE)
 		return;
-	if (nplaces == 1)
+	if (nplaces > 1)
 	{
-		work->result->skipped_locked++;
-		return;
+		delete_by_halves(work, places, nplaces / 2);
+		delete_by_halves(work, places + nplaces / 2, nplaces - nplaces / 2);
 	}
-	delete_by_halves(work, places, nplaces / 2);
-	delete_by_halves(work, places + nplaces / 2, nplaces - nplaces / 2);
+	else if (outcome == STEP_LOCKED)
+		work->result->skipped_locked++;
+	else
+		work->result->skipped_protected++;
 }
 
 /*
- * Deletes the rows at these sorted places but for those that others hold.
+ * Deletes the rows at these sorted places but for those that others hold or
+ * that a foreign key protects.
  */
 static void
-delete_around_locks(Work *work, RetentionPlace *places, int nplaces)
+delete_around(Work *work, RetentionPlace *places, int nplaces)
 {
 	bool		may_lock;
 
@@ -263,12 +285,12 @@ delete_around_locks(Work *work, RetentionPlace *places, int nplaces)
 								 ACL_UPDATE) == ACLCHECK_OK;
 	while (nplaces > 0)
 	{
-		int			count = retention_plan_count_alike(places, nplaces,
-													   nplaces);
+		int			count = retention_places_count_alike(places, nplaces,
+														 nplaces);
 
 		if (!may_lock ||
-			!try_step(work, delete_unlocked_places, places, count,
-					  IMPATIENCE_MS))
+			try_step(work, delete_unlocked_places, places, count,
+					 IMPATIENCE_MS) != STEP_DONE)
 			delete_by_halves(work, places, count);
 		places += count;
 		nplaces -= count;
@@ -277,8 +299,8 @@ delete_around_locks(Work *work, RetentionPlace *places, int nplaces)
 
 /*
  * Carries out a batch and says what became of it.  All of it is done when this
- * returns, except for rows that others hold (skipped_locked) and rows that a
- * trigger kept.  An error is thrown, with nothing of the batch done, once the
+ * returns, except for rows that others hold (skipped_locked), that a foreign
+ * key protects (skipped_protected) or that a trigger kept.  An error is thrown, with nothing of the batch done, once the
  * caller's transaction or subtransaction is rolled back.
  *
  * The caller is connected to SPI, inside a scope, and holds ROW EXCLUSIVE on
@@ -300,7 +322,7 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	work.result = result;
 
 	if (try_step(&work, places != NULL ? delete_places : delete_range,
-				 places, nplaces, batch->patience_ms))
+				 places, nplaces, batch->patience_ms) == STEP_DONE)
 		return;
 
 	if (places == NULL)
@@ -309,12 +331,12 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 		for (int leg = 0; leg < target->nlegs; leg++)
 		{
 			if (batch->planned[leg] > 0)
-				retention_plan_collect(target, leg, tenant, batch->from,
-									   batch->to, 0, batch->planned[leg],
-									   &places, &nplaces);
+				retention_places_collect(target, leg, tenant, batch->from,
+										 batch->to, 0, batch->planned[leg],
+										 &places, &nplaces);
 		}
 		PopActiveSnapshot();
-		retention_plan_sort_places(places, nplaces);
+		retention_places_sort(places, nplaces);
 	}
-	delete_around_locks(&work, places, nplaces);
+	delete_around(&work, places, nplaces);
 }

@@ -120,7 +120,7 @@ void
 retention_install(Oid relid)
 {
 	RetentionTarget *target = retention_target_open(relid, AccessShareLock);
-	Oid			binding = retention_binding_relid();
+	Oid			binding = retention_own_relid(RETENTION_TARGET_TABLE);
 	List	   *bound;
 
 	if (!retention_compat_owns_relation(relid))
@@ -155,7 +155,7 @@ retention_install(Oid relid)
 Oid
 retention_installed_relid(void)
 {
-	List	   *bound = retention_binding_load(retention_binding_relid());
+	List	   *bound = retention_binding_load(retention_own_relid(RETENTION_TARGET_TABLE));
 	Oid			found = InvalidOid;
 	ListCell   *lc;
 

@@ -2,9 +2,9 @@
  * plan.c
  *	  What may go of one tenant, batch by batch.
  *
- * Finds the cutoff, the boundary that the minimum draws, and the range of
- * times of each batch, the oldest first.  Reads only; each look at the table
- * is under one snapshot.  Must not delete, commit or read settings.
+ * Finds the range of times of each batch, the oldest first, below the boundary
+ * that the minimum draws.  Reads only; each look at the table is under one
+ * snapshot.  Must not delete, commit or read settings.
  *
  * The course of a plan: ranges of times up to the limit; where more rows than
  * fit into a batch share one instant, those by their places; then the rows of
@@ -19,6 +19,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "boundary.h"
+#include "place.h"
 #include "plan.h"
 #include "query.h"
 #include "spi_util.h"
@@ -90,56 +92,6 @@ struct RetentionPlan
 	TimestampTz retry_deadline;
 };
 
-/* The walk back over the newest rows. */
-typedef struct Walk
-{
-	RetentionPlan *plan;
-	TimestampTz *others;		/* times of the second leg, newest first */
-	int64		nothers;
-	int64		allocated;
-	int64		next_other;
-	int64		seen;
-	int64		due;
-	TimestampTz last;
-	int64		alike[RETENTION_MAX_LEGS];	/* rows of that time, by leg */
-	bool		found;
-	TimestampTz boundary;
-} Walk;
-
-/* A list of places that a query fills. */
-typedef struct Collection
-{
-	RetentionPlace *places;
-	int			count;
-	int			allocated;
-	int16		leg;
-} Collection;
-
-/*
- * The clock minus so many days of 24 hours; -infinity where that is earlier
- * than any timestamp, so that nothing is due.
- */
-TimestampTz
-retention_plan_cutoff(TimestampTz now, int32 days)
-{
-	TimestampTz cutoff;
-
-	if (pg_mul_s64_overflow((int64) days, USECS_PER_DAY, &cutoff) ||
-		pg_sub_s64_overflow(now, cutoff, &cutoff) ||
-		cutoff < MIN_TIMESTAMP)
-		TIMESTAMP_NOBEGIN(cutoff);
-	return cutoff;
-}
-
-/*
- * The first instant after this one.
- */
-TimestampTz
-retention_plan_instant_after(TimestampTz time)
-{
-	return TIMESTAMP_IS_NOBEGIN(time) ? MIN_TIMESTAMP : time + 1;
-}
-
 /*
  * Makes the snapshot active under which the plan looks at the table until
  * PopActiveSnapshot().
@@ -151,97 +103,15 @@ look(RetentionPlan *plan)
 					   plan->options.snapshot : GetTransactionSnapshot());
 }
 
-/*
- * Reads the one column of a row that holds a time.
- */
-static TimestampTz
-slot_time(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetTimestampTz(slot_getattr(slot, 1, &isnull));
-}
-
-/*
- * Counts one more of the newest rows; returns false once the boundary is
- * found, which is the first row that the minimum leaves over.
- */
-static bool
-walk_over(Walk *walk, TimestampTz time, int leg)
-{
-	if (walk->seen == walk->plan->options.min_to_keep)
-	{
-		walk->found = true;
-		walk->boundary = time;
-		return false;
-	}
-	if (walk->seen == 0 || time != walk->last)
-		memset(walk->alike, 0, sizeof(walk->alike));
-	walk->last = time;
-	walk->alike[leg]++;
-	walk->seen++;
-	if (time < walk->plan->options.cutoff)
-		walk->due++;
-	return true;
-}
-
-static bool
-take_walked(TupleTableSlot *slot, void *arg)
-{
-	Walk	   *walk = arg;
-	TimestampTz time = slot_time(slot);
-
-	while (walk->next_other < walk->nothers &&
-		   walk->others[walk->next_other] > time)
-	{
-		if (!walk_over(walk, walk->others[walk->next_other++], 1))
-			return false;
-	}
-	return walk_over(walk, time, 0);
-}
-
-static bool
-take_other(TupleTableSlot *slot, void *arg)
-{
-	Walk	   *walk = arg;
-
-	if (walk->nothers == walk->allocated)
-	{
-		walk->allocated *= 2;
-		walk->others = repalloc_huge(walk->others,
-									 walk->allocated * sizeof(TimestampTz));
-	}
-	walk->others[walk->nothers++] = slot_time(slot);
-	return true;
-}
-
 static bool
 take_time(TupleTableSlot *slot, void *arg)
 {
 	Window	   *window = arg;
+	bool		isnull;
 
-	window->times[window->count++] = slot_time(slot);
+	window->times[window->count++] =
+		DatumGetTimestampTz(slot_getattr(slot, 1, &isnull));
 	return true;
-}
-
-/*
- * Runs WALK for a leg.
- */
-static uint64
-query_walk(RetentionPlan *plan, int leg, int64 count,
-		   RetentionRowFunction row, void *arg)
-{
-	TimestampTz from;
-	Datum		values[3];
-
-	TIMESTAMP_NOBEGIN(from);
-	values[0] = plan->tenant;
-	values[1] = TimestampTzGetDatum(from);
-	values[2] = Int64GetDatum(count);
-	return retention_spi_execute(retention_query_plan(plan->target,
-													  RETENTION_QUERY_WALK,
-													  leg),
-								 SPI_OK_SELECT, values, NULL, true, row, arg);
 }
 
 /*
@@ -277,53 +147,18 @@ query_times(RetentionPlan *plan, int leg, TimestampTz from, TimestampTz to,
 }
 
 /*
- * Finds the boundary anew.  Walks back over the newest rows of both legs at
- * once, the second one held in memory; never reads more than the minimum plus
- * one row of each.
+ * Finds the boundary as it is now.
  */
 static void
 find_boundary(RetentionPlan *plan)
 {
-	RetentionBoundary *boundary = &plan->boundary;
-	int64		minimum = plan->options.min_to_keep;
-	Walk		walk = {0};
-
-	memset(boundary, 0, sizeof(*boundary));
-	plan->has_boundary = true;
-	plan->since_boundary = 0;
 	plan->boundary_at = GetCurrentTimestamp();
-	boundary->limit = plan->options.cutoff;
-	if (minimum == 0)
-		return;
-
-	walk.plan = plan;
-	if (plan->target->nlegs > 1)
-	{
-		walk.allocated = 64;
-		walk.others = palloc(walk.allocated * sizeof(TimestampTz));
-		query_walk(plan, 1, minimum + 1, take_other, &walk);
-	}
-	query_walk(plan, 0, minimum + 1, take_walked, &walk);
-	while (!walk.found && walk.next_other < walk.nothers)
-		(void) walk_over(&walk, walk.others[walk.next_other++], 1);
-	if (walk.others != NULL)
-		pfree(walk.others);
-
-	if (!walk.found)
-	{
-		/* the tenant has no more rows than it keeps */
-		TIMESTAMP_NOBEGIN(boundary->limit);
-		boundary->protected = walk.due;
-	}
-	else if (walk.boundary < plan->options.cutoff)
-	{
-		boundary->limit = walk.boundary;
-		boundary->ties = true;
-		boundary->protected = walk.due;
-		if (walk.last == walk.boundary)
-			memcpy(boundary->keep, walk.alike, sizeof(boundary->keep));
-	}
+	plan->boundary = retention_boundary_find(plan->target, plan->tenant,
+											 plan->options.cutoff,
+											 plan->options.min_to_keep);
 	plan->boundary_cost = GetCurrentTimestamp() - plan->boundary_at;
+	plan->since_boundary = 0;
+	plan->has_boundary = true;
 }
 
 /*
@@ -387,7 +222,7 @@ retention_plan_begin(const RetentionTarget *target, Datum tenant,
 
 	for (int leg = 0; plan->nothing_due && leg < target->nlegs; leg++)
 	{
-		if (query_walk(plan, leg, 1, NULL, NULL) > 0)
+		if (retention_boundary_has_rows(target, leg, tenant))
 			plan->is_empty = false;
 	}
 	PopActiveSnapshot();
@@ -551,100 +386,6 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 	return false;
 }
 
-static bool
-take_place(TupleTableSlot *slot, void *arg)
-{
-	Collection *collection = arg;
-	RetentionPlace *place;
-	bool		isnull;
-
-	if (collection->count == collection->allocated)
-	{
-		collection->allocated = Max(collection->allocated * 2, 1024);
-		if (collection->places == NULL)
-			collection->places = palloc(collection->allocated *
-										sizeof(RetentionPlace));
-		else
-			collection->places = repalloc_huge(collection->places,
-											   collection->allocated *
-											   sizeof(RetentionPlace));
-	}
-	place = &collection->places[collection->count++];
-	place->tableoid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
-	place->tid = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 2,
-															 &isnull));
-	place->leg = collection->leg;
-	return true;
-}
-
-/*
- * Adds to `places`, in the current memory context, where the rows of a leg in
- * a range of times are: `count` of them at most, without the first `skip`.
- * Returns how many were added.
- */
-int64
-retention_plan_collect(const RetentionTarget *target, int leg, Datum tenant,
-					   TimestampTz from, TimestampTz to, int64 skip,
-					   int64 count, RetentionPlace **places, int *nplaces)
-{
-	Collection	collection = {*places, *nplaces, *nplaces, leg};
-	Datum		values[5];
-	int64		added;
-
-	values[0] = tenant;
-	values[1] = TimestampTzGetDatum(from);
-	values[2] = TimestampTzGetDatum(to);
-	values[3] = Int64GetDatum(skip);
-	values[4] = Int64GetDatum(count);
-	retention_spi_execute(retention_query_plan(target,
-											   RETENTION_QUERY_COLLECT, leg),
-						  SPI_OK_SELECT, values, NULL, true,
-						  take_place, &collection);
-	added = collection.count - *nplaces;
-	*places = collection.places;
-	*nplaces = collection.count;
-	return added;
-}
-
-static int
-compare_places(const void *a, const void *b)
-{
-	const RetentionPlace *left = a;
-	const RetentionPlace *right = b;
-
-	if (left->leg != right->leg)
-		return left->leg < right->leg ? -1 : 1;
-	if (left->tableoid != right->tableoid)
-		return left->tableoid < right->tableoid ? -1 : 1;
-	return ItemPointerCompare((ItemPointer) &left->tid,
-							  (ItemPointer) &right->tid);
-}
-
-/*
- * Sorts places by leg, table and position in it.
- */
-void
-retention_plan_sort_places(RetentionPlace *places, int nplaces)
-{
-	qsort(places, nplaces, sizeof(RetentionPlace), compare_places);
-}
-
-/*
- * How many of the sorted places, at most `most`, are of the leg and the table
- * of the first one.
- */
-int
-retention_plan_count_alike(const RetentionPlace *places, int nplaces, int most)
-{
-	int			count = 0;
-
-	while (count < nplaces && count < most &&
-		   places[count].leg == places[0].leg &&
-		   places[count].tableoid == places[0].tableoid)
-		count++;
-	return count;
-}
-
 /*
  * Does the minimum keep any row of the ties' instant?
  */
@@ -728,14 +469,14 @@ collect_ties(RetentionPlan *plan)
 		if (ties->complete[leg])
 			continue;
 		caller = MemoryContextSwitchTo(plan->context);
-		added = retention_plan_collect(plan->target, leg, plan->tenant,
-									   ties->time, retention_plan_instant_after(ties->time),
-									   ties->keep[leg] + ties->passed[leg],
-									   most, &ties->places, &ties->count);
+		added = retention_places_collect(plan->target, leg, plan->tenant,
+										 ties->time, retention_instant_after(ties->time),
+										 ties->keep[leg] + ties->passed[leg],
+										 most, &ties->places, &ties->count);
 		MemoryContextSwitchTo(caller);
 		ties->complete[leg] = added < most;
 	}
-	retention_plan_sort_places(ties->places, ties->count);
+	retention_places_sort(ties->places, ties->count);
 }
 
 /*
@@ -769,17 +510,17 @@ next_ties(RetentionPlan *plan, RetentionBatch *batch)
 	{
 		ties->active = false;
 		if (!ties->is_retry && plan->position <= ties->time)
-			move_to(plan, retention_plan_instant_after(ties->time));
+			move_to(plan, retention_instant_after(ties->time));
 		return false;
 	}
 
 	memset(batch, 0, sizeof(*batch));
 	batch->from = ties->time;
-	batch->to = retention_plan_instant_after(ties->time);
+	batch->to = retention_instant_after(ties->time);
 	batch->places = &ties->places[ties->next];
-	batch->nplaces = retention_plan_count_alike(batch->places,
-												ties->count - ties->next,
-												plan->options.batch_size);
+	batch->nplaces = retention_places_count_alike(batch->places,
+												  ties->count - ties->next,
+												  plan->options.batch_size);
 	batch->planned[batch->places[0].leg] = batch->nplaces;
 	batch->is_retry = ties->is_retry;
 	return true;
@@ -871,7 +612,10 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 	}
 	PopActiveSnapshot();
 	if (found)
+	{
 		batch->patience_ms = patience(plan, batch);
+		batch->skip_protected = plan->options.skip_protected;
+	}
 	return found;
 }
 
@@ -949,16 +693,6 @@ retention_plan_boundary(RetentionPlan *plan)
 		PopActiveSnapshot();
 	}
 	return &plan->boundary;
-}
-
-/*
- * The effective time of the oldest row that is older than the cutoff when the
- * plan began.  Only to be asked if there is one.
- */
-TimestampTz
-retention_plan_oldest(RetentionPlan *plan)
-{
-	return plan->position;
 }
 
 /*

@@ -7,16 +7,10 @@
 
 #include "retention.h"
 
-#include "storage/itemptr.h"
 #include "utils/snapshot.h"
 
-/* Where a row stands, and in which leg it was found. */
-typedef struct RetentionPlace
-{
-	Oid			tableoid;
-	ItemPointerData tid;
-	int16		leg;
-} RetentionPlace;
+#include "boundary.h"
+#include "place.h"
 
 /*
  * The next rows to delete: all in a half-open range of effective times, or
@@ -31,6 +25,7 @@ typedef struct RetentionBatch
 	int			nplaces;
 	int			patience_ms;	/* how long to wait for a row lock */
 	bool		is_retry;
+	bool		skip_protected; /* else a foreign key violation is an error */
 } RetentionBatch;
 
 /* What became of a batch. */
@@ -38,19 +33,11 @@ typedef struct RetentionResult
 {
 	int64		deleted;
 	int64		skipped_locked; /* others hold them */
+	int64		skipped_protected;	/* foreign keys protect them */
 	int64		kept;			/* a trigger or row-level security kept them */
 	TimestampTz oldest;			/* effective times of what was deleted */
 	TimestampTz newest;
 } RetentionResult;
-
-/* Which rows the minimum leaves to be deleted. */
-typedef struct RetentionBoundary
-{
-	TimestampTz limit;			/* older rows may go */
-	bool		ties;			/* and those of this very time, except ... */
-	int64		keep[RETENTION_MAX_LEGS];	/* ... so many of each leg */
-	int64		protected;		/* due rows among the newest */
-} RetentionBoundary;
 
 typedef struct RetentionPlanOptions
 {
@@ -58,6 +45,7 @@ typedef struct RetentionPlanOptions
 	int64		min_to_keep;
 	int			batch_size;
 	int			lock_timeout_ms;	/* patience for the rows that were locked */
+	bool		skip_protected; /* go around rows that foreign keys protect */
 	bool		commits;		/* the caller commits between batches */
 	Snapshot	snapshot;		/* look under this one, else a new one each */
 } RetentionPlanOptions;
@@ -73,17 +61,7 @@ extern void retention_plan_advance(RetentionPlan *plan,
 								   const RetentionResult *result);
 extern void retention_plan_committed(RetentionPlan *plan);
 extern const RetentionBoundary *retention_plan_boundary(RetentionPlan *plan);
-extern TimestampTz retention_plan_oldest(RetentionPlan *plan);
-extern TimestampTz retention_plan_instant_after(TimestampTz time);
 extern bool retention_plan_nothing_due(const RetentionPlan *plan);
 extern bool retention_plan_is_empty(const RetentionPlan *plan);
-extern TimestampTz retention_plan_cutoff(TimestampTz now, int32 days);
-extern int64 retention_plan_collect(const RetentionTarget *target, int leg,
-									Datum tenant, TimestampTz from,
-									TimestampTz to, int64 skip, int64 count,
-									RetentionPlace **places, int *nplaces);
-extern void retention_plan_sort_places(RetentionPlace *places, int nplaces);
-extern int	retention_plan_count_alike(const RetentionPlace *places,
-									   int nplaces, int most);
 
 #endif							/* RETENTION_PLAN_H */

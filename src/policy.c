@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/datum.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "policy.h"
@@ -18,6 +19,10 @@ enum
 {
 	POLICY_LOAD,
 	POLICY_LIST,
+	POLICY_RECORD,
+	POLICY_DUE,
+	POLICY_DUE_ALL,
+	POLICY_SAMPLE,
 	BINDING_LOAD,
 	BINDING_CLEAR,
 	BINDING_STORE
@@ -41,6 +46,7 @@ take_policy(TupleTableSlot *slot, void *arg)
 	row->policy->retention_days = DatumGetInt32(slot_getattr(slot, 1,
 															 &isnull));
 	row->policy->min_to_keep = DatumGetInt32(slot_getattr(slot, 2, &isnull));
+	row->policy->is_enabled = DatumGetBool(slot_getattr(slot, 3, &isnull));
 	row->found = true;
 	return false;
 }
@@ -71,9 +77,9 @@ take_listed(TupleTableSlot *slot, void *arg)
 
 	policy->retention_days = DatumGetInt32(slot_getattr(slot, 1, &isnull));
 	policy->min_to_keep = DatumGetInt32(slot_getattr(slot, 2, &isnull));
-	policy->tenant = datumCopy(slot_getattr(slot, 3, &isnull), false,
+	policy->is_enabled = DatumGetBool(slot_getattr(slot, 3, &isnull));
+	policy->tenant = datumCopy(slot_getattr(slot, 4, &isnull), false,
 							   UUID_LEN);
-	policy->is_enabled = DatumGetBool(slot_getattr(slot, 4, &isnull));
 	*policies = lappend(*policies, policy);
 	return true;
 }
@@ -95,6 +101,92 @@ retention_policy_list(Oid policy_relid, const RetentionStatement *statement,
 	retention_spi_execute(plan, SPI_OK_SELECT, &value, &isnull, true,
 						  take_listed, &policies);
 	return policies;
+}
+
+/*
+ * Records in a tenant's policy, if it has one, that a cleanup deleted so many
+ * rows, with the statement that does it.
+ */
+void
+retention_policy_record(Oid policy_relid, const RetentionStatement *statement,
+						Datum tenant, TimestampTz at, int64 deleted)
+{
+	Datum		values[3];
+
+	values[0] = tenant;
+	values[1] = TimestampTzGetDatum(at);
+	values[2] = Int64GetDatum(deleted);
+	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_RECORD,
+											 statement),
+						  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
+}
+
+static bool
+take_tenant(TupleTableSlot *slot, void *arg)
+{
+	List	  **tenants = arg;
+	bool		isnull;
+	Datum		tenant = datumCopy(slot_getattr(slot, 1, &isnull), false,
+								   UUID_LEN);
+
+	*tenants = lappend(*tenants, DatumGetPointer(tenant));
+	return true;
+}
+
+/*
+ * Lists the tenants for whom something is due, with the statement that finds
+ * them, in the current memory context.  See retention_query_due().
+ */
+List *
+retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
+					 TimestampTz now, const Datum *only_tenant, bool force,
+					 bool without_policy, int32 default_days)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false};
+	List	   *tenants = NIL;
+
+	values[0] = TimestampTzGetDatum(now);
+	values[1] = only_tenant != NULL ? *only_tenant : (Datum) 0;
+	nulls[1] = only_tenant == NULL;
+	values[2] = BoolGetDatum(force);
+	values[3] = Int32GetDatum(default_days);
+	retention_spi_execute(retention_spi_plan(policy_relid, without_policy ?
+											 POLICY_DUE_ALL : POLICY_DUE,
+											 statement),
+						  SPI_OK_SELECT, values, nulls, true,
+						  take_tenant, &tenants);
+	return tenants;
+}
+
+static bool
+take_count(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	return false;
+}
+
+/*
+ * Counts the rows that are due in a sample of the table, with the statement
+ * for it.
+ */
+int64
+retention_policy_sample(Oid policy_relid, const RetentionStatement *statement,
+						float4 percent, TimestampTz now, bool force)
+{
+	Datum		values[3];
+	int64		count = 0;
+
+	values[0] = Float4GetDatum(percent);
+	values[1] = TimestampTzGetDatum(now);
+	values[2] = BoolGetDatum(force);
+	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_SAMPLE,
+											 statement),
+						  SPI_OK_SELECT, values, NULL, true,
+						  take_count, &count);
+	return count;
 }
 
 static bool

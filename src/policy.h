@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
 #include "spi_util.h"
@@ -25,6 +26,19 @@ extern bool retention_policy_load(Oid policy_relid,
 extern List *retention_policy_list(Oid policy_relid,
 								   const RetentionStatement *statement,
 								   const Datum *tenant);
+extern void retention_policy_record(Oid policy_relid,
+									const RetentionStatement *statement,
+									Datum tenant, TimestampTz at,
+									int64 deleted);
+extern List *retention_policy_due(Oid policy_relid,
+								  const RetentionStatement *statement,
+								  TimestampTz now, const Datum *only_tenant,
+								  bool force, bool without_policy,
+								  int32 default_days);
+extern int64 retention_policy_sample(Oid policy_relid,
+									 const RetentionStatement *statement,
+									 float4 percent, TimestampTz now,
+									 bool force);
 extern List *retention_binding_load(Oid binding_relid);
 extern void retention_binding_store(Oid binding_relid, Oid relid);
 

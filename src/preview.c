@@ -91,7 +91,7 @@ retention_preview_tenant(const RetentionTarget *target, Datum tenant,
 			preview.due +=
 				count_rows(target, RETENTION_QUERY_COUNT_RANGE, leg, tenant,
 						   boundary->limit,
-						   retention_plan_instant_after(boundary->limit)) -
+						   retention_instant_after(boundary->limit)) -
 				boundary->keep[leg];
 	}
 	preview.total += count_rows(target, RETENTION_QUERY_COUNT_UNKNOWN,

@@ -165,19 +165,27 @@ retention_query_plan(const RetentionTarget *target, RetentionQuery query,
 }
 
 /*
- * The statement that reads the settings of one tenant's policy.
+ * The policy table's name, with its schema.
+ */
+static char *
+policy_table(Oid policy_relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(policy_relid)),
+									  get_rel_name(policy_relid));
+}
+
+/*
+ * The statement that reads the policy of the tenant $1.
  */
 RetentionStatement
 retention_query_policy(Oid policy_relid)
 {
 	RetentionStatement statement = {0};
-	char	   *schema = get_namespace_name(get_rel_namespace(policy_relid));
-	char	   *name = get_rel_name(policy_relid);
 
 	statement.text =
-		psprintf("SELECT retention_days, min_executions_to_keep FROM %s"
-				 " WHERE tenant_id OPERATOR(pg_catalog.=) $1",
-				 quote_qualified_identifier(schema, name));
+		psprintf("SELECT retention_days, min_executions_to_keep, is_enabled"
+				 " FROM %s WHERE tenant_id OPERATOR(pg_catalog.=) $1",
+				 policy_table(policy_relid));
 	add_argument(&statement, UUIDOID);
 	return statement;
 }
@@ -189,15 +197,195 @@ RetentionStatement
 retention_query_policies(Oid policy_relid)
 {
 	RetentionStatement statement = {0};
-	char	   *schema = get_namespace_name(get_rel_namespace(policy_relid));
-	char	   *name = get_rel_name(policy_relid);
 
 	statement.text =
-		psprintf("SELECT retention_days, min_executions_to_keep, tenant_id,"
-				 " is_enabled FROM %s WHERE $1 IS NULL"
+		psprintf("SELECT retention_days, min_executions_to_keep, is_enabled,"
+				 " tenant_id FROM %s WHERE $1 IS NULL"
 				 " OR tenant_id OPERATOR(pg_catalog.=) $1 ORDER BY tenant_id",
-				 quote_qualified_identifier(schema, name));
+				 policy_table(policy_relid));
 	add_argument(&statement, UUIDOID);
+	return statement;
+}
+
+/*
+ * The statement that records in the policy of the tenant $1 that a cleanup at
+ * $2 deleted $3 rows.
+ */
+RetentionStatement
+retention_query_record(Oid policy_relid)
+{
+	RetentionStatement statement = {0};
+
+	statement.text =
+		psprintf("UPDATE %s SET last_cleanup_at = $2,"
+				 " last_cleanup_deleted_count = $3"
+				 " WHERE tenant_id OPERATOR(pg_catalog.=) $1",
+				 policy_table(policy_relid));
+	add_argument(&statement, UUIDOID);
+	add_argument(&statement, TIMESTAMPTZOID);
+	add_argument(&statement, INT8OID);
+	return statement;
+}
+
+/*
+ * A cutoff of type timestamptz as a value of the leg's type.
+ */
+static char *
+cutoff_for_leg(const RetentionLeg *leg, const char *cutoff)
+{
+	if (leg->type == TIMESTAMPTZOID)
+		return psprintf("%s", cutoff);
+	return psprintf("pg_catalog.timezone('UTC', %s)", cutoff);
+}
+
+/*
+ * Adds a query for the tenants of the table, found by skipping from one to the
+ * next through each leg's index.
+ */
+static void
+append_tenants(StringInfo text, const RetentionTarget *target,
+			   const char *relation)
+{
+	const char *tenant = quote_identifier(target->tenant_column);
+
+	for (int legno = 0; legno < target->nlegs; legno++)
+	{
+		const RetentionLeg *leg = &target->legs[legno];
+		StringInfoData rows;
+
+		/* the rows of the leg, in the order of its index */
+		initStringInfo(&rows);
+		appendStringInfo(&rows, "SELECT e.%s FROM %s AS e WHERE", tenant,
+						 relation);
+		if (leg->null_column != NULL)
+			appendStringInfo(&rows, " e.%s IS NULL AND",
+							 quote_identifier(leg->null_column));
+		appendStringInfo(&rows, " e.%s OPERATOR(pg_catalog.>=) '-infinity'",
+						 quote_identifier(leg->column));
+
+		appendStringInfo(text, "%sSELECT tenant_id FROM ("
+						 "WITH RECURSIVE t(tenant_id) AS ((%s ORDER BY e.%s LIMIT 1)"
+						 " UNION ALL SELECT (%s"
+						 " AND e.%s OPERATOR(pg_catalog.>) t.tenant_id"
+						 " ORDER BY e.%s LIMIT 1)"
+						 " FROM t WHERE t.tenant_id IS NOT NULL)"
+						 " SELECT tenant_id FROM t WHERE tenant_id IS NOT NULL"
+						 ") AS leg%d", legno == 0 ? "" : " UNION ",
+						 rows.data, tenant, rows.data, tenant, tenant, legno);
+		pfree(rows.data);
+	}
+}
+
+/*
+ * The statement that lists the tenants for whom something is older than the
+ * cutoff, the one that waits longest first: those whose policy is enabled, or
+ * all with a policy if $3, and, if `without_policy`, those without one, for
+ * whom $4 days count.  $1 is the clock; $2 names one tenant, or is NULL.
+ * Costs one index probe a leg and a tenant.
+ */
+RetentionStatement
+retention_query_due(const RetentionTarget *target, Oid policy_relid,
+					bool without_policy)
+{
+	const char *relation = quote_qualified_identifier(target->nspname,
+													  target->relname);
+	const char *policies = policy_table(policy_relid);
+	RetentionStatement statement = {0};
+	StringInfoData text;
+	StringInfoData oldest;
+
+	add_argument(&statement, TIMESTAMPTZOID);
+	add_argument(&statement, UUIDOID);
+	add_argument(&statement, BOOLOID);
+	add_argument(&statement, INT4OID);
+
+	initStringInfo(&text);
+	initStringInfo(&oldest);
+	appendStringInfo(&text, "SELECT p.tenant_id FROM ("
+					 "SELECT tenant_id, retention_days FROM %s"
+					 " WHERE (is_enabled OR $3) AND ($2 IS NULL"
+					 " OR tenant_id OPERATOR(pg_catalog.=) $2)", policies);
+	if (without_policy)
+	{
+		appendStringInfoString(&text, " UNION ALL SELECT d.tenant_id, $4 FROM (");
+		append_tenants(&text, target, relation);
+		appendStringInfo(&text, ") AS d WHERE ($2 IS NULL"
+						 " OR d.tenant_id OPERATOR(pg_catalog.=) $2)"
+						 " AND NOT EXISTS (SELECT FROM %s AS q"
+						 " WHERE q.tenant_id OPERATOR(pg_catalog.=) d.tenant_id)",
+						 policies);
+	}
+	else
+		appendStringInfoString(&text, " AND $4 IS NOT NULL");
+	appendStringInfoString(&text, ") AS p CROSS JOIN LATERAL"
+						   " (SELECT retention.cutoff($1, p.retention_days)"
+						   " AS cutoff) AS c");
+
+	for (int legno = 0; legno < target->nlegs; legno++)
+	{
+		const RetentionLeg *leg = &target->legs[legno];
+		const char *column = quote_identifier(leg->column);
+
+		appendStringInfo(&text, " LEFT JOIN LATERAL (SELECT e.%s AS oldest"
+						 " FROM %s AS e WHERE e.%s"
+						 " OPERATOR(pg_catalog.=) p.tenant_id AND e.%s"
+						 " OPERATOR(pg_catalog.<) %s", column, relation,
+						 quote_identifier(target->tenant_column), column,
+						 cutoff_for_leg(leg, "c.cutoff"));
+		if (leg->null_column != NULL)
+			appendStringInfo(&text, " AND e.%s IS NULL",
+							 quote_identifier(leg->null_column));
+		appendStringInfo(&text, " ORDER BY e.%s LIMIT 1) AS leg%d ON true",
+						 column, legno);
+		appendStringInfo(&oldest, leg->type == TIMESTAMPTZOID ?
+						 "%sleg%d.oldest" :
+						 "%spg_catalog.timezone('UTC', leg%d.oldest)",
+						 legno == 0 ? "" : ", ", legno);
+	}
+	appendStringInfo(&text, " WHERE LEAST(%s) IS NOT NULL"
+					 " ORDER BY LEAST(%s), p.tenant_id",
+					 oldest.data, oldest.data);
+	statement.text = text.data;
+
+	return statement;
+}
+
+/*
+ * The statement that counts, in a sample of $1 percent of the table, the rows
+ * that policies, enabled or not if $3, make due at $2.
+ */
+RetentionStatement
+retention_query_estimate(const RetentionTarget *target, Oid policy_relid)
+{
+	RetentionStatement statement = {0};
+	StringInfoData text;
+
+	add_argument(&statement, FLOAT4OID);
+	add_argument(&statement, TIMESTAMPTZOID);
+	add_argument(&statement, BOOLOID);
+	initStringInfo(&text);
+	appendStringInfo(&text, "SELECT pg_catalog.count(*) FROM %s AS e"
+					 " TABLESAMPLE pg_catalog.system ($1) JOIN %s AS p"
+					 " ON p.tenant_id OPERATOR(pg_catalog.=) e.%s"
+					 " AND (p.is_enabled OR $3) WHERE",
+					 quote_qualified_identifier(target->nspname,
+												target->relname),
+					 policy_table(policy_relid),
+					 quote_identifier(target->tenant_column));
+	for (int legno = 0; legno < target->nlegs; legno++)
+	{
+		const RetentionLeg *leg = &target->legs[legno];
+
+		appendStringInfoString(&text, legno == 0 ? " (" : " OR (");
+		if (leg->null_column != NULL)
+			appendStringInfo(&text, "e.%s IS NULL AND ",
+							 quote_identifier(leg->null_column));
+		appendStringInfo(&text, "e.%s OPERATOR(pg_catalog.<) %s)",
+						 quote_identifier(leg->column),
+						 cutoff_for_leg(leg, "retention.cutoff($2, p.retention_days)"));
+	}
+	statement.text = text.data;
+
 	return statement;
 }
 

@@ -15,6 +15,7 @@
 #define RETENTION_EXTENSION "retention"
 #define RETENTION_SCHEMA "retention"
 #define RETENTION_TARGET_TABLE "target"
+#define RETENTION_HISTORY_TABLE "run_history"
 
 /* the SQL contract: names that never change */
 #define RETENTION_TABLE "executions"

@@ -9,7 +9,7 @@
 
 #include "executor/spi.h"
 
-#define RETENTION_MAX_ARGS 6
+#define RETENTION_MAX_ARGS 20
 
 /* A statement: its text with $n for values, and the types of these. */
 typedef struct RetentionStatement

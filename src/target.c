@@ -93,18 +93,31 @@ retention_policy_relid(void)
 }
 
 /*
- * The table that records which table is cleaned.
+ * A table of the extension in the schema "retention".
  */
 Oid
-retention_binding_relid(void)
+retention_own_relid(const char *name)
 {
-	Oid			relid = get_relname_relid(RETENTION_TARGET_TABLE,
-										  get_namespace_oid(RETENTION_SCHEMA, false));
+	Oid			relid = get_relname_relid(name,
+										  get_namespace_oid(RETENTION_SCHEMA,
+															false));
 
 	if (!OidIsValid(relid))
-		elog(ERROR, "table \"%s.%s\" is missing", RETENTION_SCHEMA,
-			 RETENTION_TARGET_TABLE);
+		elog(ERROR, "table \"%s.%s\" is missing", RETENTION_SCHEMA, name);
 	return relid;
+}
+
+/*
+ * The owner of a table.
+ */
+Oid
+retention_relation_owner(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Oid			owner = rel->rd_rel->relowner;
+
+	table_close(rel, AccessShareLock);
+	return owner;
 }
 
 /*

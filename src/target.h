@@ -12,7 +12,8 @@
 
 extern Oid	retention_extension_oid(void);
 extern Oid	retention_policy_relid(void);
-extern Oid	retention_binding_relid(void);
+extern Oid	retention_own_relid(const char *name);
+extern Oid	retention_relation_owner(Oid relid);
 extern List *retention_target_candidates(void);
 extern bool retention_target_has_our_name(Oid relid);
 extern void retention_target_check_delete(Oid relid);

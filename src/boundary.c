@@ -1,0 +1,202 @@
+/*
+ * boundary.c
+ *	  The line between the rows that may go and those that stay.
+ *
+ * The cutoff comes from the clock, the boundary from the minimum: it is the
+ * newest row that the minimum does not protect.  Reads only.  Must not settle
+ * batches.
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "executor/spi.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "boundary.h"
+#include "query.h"
+#include "spi_util.h"
+
+/* The walk back over the newest rows. */
+typedef struct Walk
+{
+	int64		minimum;
+	TimestampTz cutoff;
+	TimestampTz *others;		/* times of the second leg, newest first */
+	int64		nothers;
+	int64		allocated;
+	int64		next_other;
+	int64		seen;
+	int64		due;
+	TimestampTz last;
+	int64		alike[RETENTION_MAX_LEGS];	/* rows of that time, by leg */
+	bool		found;
+	TimestampTz boundary;
+} Walk;
+
+/*
+ * The clock minus so many days of 24 hours; -infinity where that is earlier
+ * than any timestamp, so that nothing is due.
+ */
+TimestampTz
+retention_cutoff_before(TimestampTz now, int32 days)
+{
+	TimestampTz cutoff;
+
+	if (pg_mul_s64_overflow((int64) days, USECS_PER_DAY, &cutoff) ||
+		pg_sub_s64_overflow(now, cutoff, &cutoff) ||
+		cutoff < MIN_TIMESTAMP)
+		TIMESTAMP_NOBEGIN(cutoff);
+	return cutoff;
+}
+
+/*
+ * The first instant after this one.
+ */
+TimestampTz
+retention_instant_after(TimestampTz time)
+{
+	return TIMESTAMP_IS_NOBEGIN(time) ? MIN_TIMESTAMP : time + 1;
+}
+
+/*
+ * Reads the one column of a row that holds a time.
+ */
+static TimestampTz
+slot_time(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetTimestampTz(slot_getattr(slot, 1, &isnull));
+}
+
+/*
+ * Counts one more of the newest rows; returns false once the boundary is
+ * found, which is the first row that the minimum leaves over.
+ */
+static bool
+walk_over(Walk *walk, TimestampTz time, int leg)
+{
+	if (walk->seen == walk->minimum)
+	{
+		walk->found = true;
+		walk->boundary = time;
+		return false;
+	}
+	if (walk->seen == 0 || time != walk->last)
+		memset(walk->alike, 0, sizeof(walk->alike));
+	walk->last = time;
+	walk->alike[leg]++;
+	walk->seen++;
+	if (time < walk->cutoff)
+		walk->due++;
+	return true;
+}
+
+static bool
+take_walked(TupleTableSlot *slot, void *arg)
+{
+	Walk	   *walk = arg;
+	TimestampTz time = slot_time(slot);
+
+	while (walk->next_other < walk->nothers &&
+		   walk->others[walk->next_other] > time)
+	{
+		if (!walk_over(walk, walk->others[walk->next_other++], 1))
+			return false;
+	}
+	return walk_over(walk, time, 0);
+}
+
+static bool
+take_other(TupleTableSlot *slot, void *arg)
+{
+	Walk	   *walk = arg;
+
+	if (walk->nothers == walk->allocated)
+	{
+		walk->allocated *= 2;
+		walk->others = repalloc_huge(walk->others,
+									 walk->allocated * sizeof(TimestampTz));
+	}
+	walk->others[walk->nothers++] = slot_time(slot);
+	return true;
+}
+
+/*
+ * Runs WALK for a leg.
+ */
+static uint64
+query_walk(const RetentionTarget *target, int leg, Datum tenant, int64 count,
+		   RetentionRowFunction row, void *arg)
+{
+	TimestampTz from;
+	Datum		values[3];
+
+	TIMESTAMP_NOBEGIN(from);
+	values[0] = tenant;
+	values[1] = TimestampTzGetDatum(from);
+	values[2] = Int64GetDatum(count);
+	return retention_spi_execute(retention_query_plan(target,
+													  RETENTION_QUERY_WALK,
+													  leg),
+								 SPI_OK_SELECT, values, NULL, true, row, arg);
+}
+
+/*
+ * Finds the boundary for a tenant.  Walks back over the newest rows of both legs at
+ * once, the second one held in memory; never reads more than the minimum plus
+ * one row of each.  The caller is connected to SPI, inside a scope, holds a
+ * lock on the table, and has set the snapshot to look under.
+ */
+RetentionBoundary
+retention_boundary_find(const RetentionTarget *target, Datum tenant,
+						TimestampTz cutoff, int64 minimum)
+{
+	RetentionBoundary boundary = {0};
+	Walk		walk = {0};
+
+	boundary.limit = cutoff;
+	if (minimum == 0)
+		return boundary;
+
+	walk.minimum = minimum;
+	walk.cutoff = cutoff;
+	if (target->nlegs > 1)
+	{
+		walk.allocated = 64;
+		walk.others = palloc(walk.allocated * sizeof(TimestampTz));
+		query_walk(target, 1, tenant, minimum + 1, take_other, &walk);
+	}
+	query_walk(target, 0, tenant, minimum + 1, take_walked, &walk);
+	while (!walk.found && walk.next_other < walk.nothers)
+		(void) walk_over(&walk, walk.others[walk.next_other++], 1);
+	if (walk.others != NULL)
+		pfree(walk.others);
+
+	if (!walk.found)
+	{
+		/* the tenant has no more rows than it keeps */
+		TIMESTAMP_NOBEGIN(boundary.limit);
+		boundary.protected = walk.due;
+	}
+	else if (walk.boundary < cutoff)
+	{
+		boundary.limit = walk.boundary;
+		boundary.ties = true;
+		boundary.protected = walk.due;
+		if (walk.last == walk.boundary)
+			memcpy(boundary.keep, walk.alike, sizeof(boundary.keep));
+	}
+	return boundary;
+}
+
+/*
+ * Has the tenant any row in this leg?
+ */
+bool
+retention_boundary_has_rows(const RetentionTarget *target, int leg,
+							Datum tenant)
+{
+	return query_walk(target, leg, tenant, 1, NULL, NULL) > 0;
+}

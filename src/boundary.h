@@ -1,0 +1,28 @@
+/*
+ * boundary.h
+ *	  The line between the rows that may go and those that stay.
+ */
+#ifndef RETENTION_BOUNDARY_H
+#define RETENTION_BOUNDARY_H
+
+#include "retention.h"
+
+/* Which rows the minimum leaves to be deleted. */
+typedef struct RetentionBoundary
+{
+	TimestampTz limit;			/* older rows may go */
+	bool		ties;			/* and those of this very time, except ... */
+	int64		keep[RETENTION_MAX_LEGS];	/* ... so many of each leg */
+	int64		protected;		/* due rows among the newest */
+} RetentionBoundary;
+
+extern TimestampTz retention_cutoff_before(TimestampTz now, int32 days);
+extern TimestampTz retention_instant_after(TimestampTz time);
+extern RetentionBoundary retention_boundary_find(const RetentionTarget *target,
+												 Datum tenant,
+												 TimestampTz cutoff,
+												 int64 minimum);
+extern bool retention_boundary_has_rows(const RetentionTarget *target, int leg,
+										Datum tenant);
+
+#endif							/* RETENTION_BOUNDARY_H */

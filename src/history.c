@@ -1,0 +1,234 @@
+/*
+ * history.c
+ *	  Rows about runs.
+ *
+ * The only writer of retention.run_history and retention.run_tenant.  Nobody
+ * has the right to write them: the fixed statements below run as the owner of
+ * the tables (`writer`), and no other code of the extension changes role
+ * upwards.  Must not look at policies or at the table to clean.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "history.h"
+#include "spi_util.h"
+
+enum
+{
+	HISTORY_START,
+	HISTORY_UPDATE,
+	HISTORY_TENANT,
+	HISTORY_INTERRUPT,
+	HISTORY_PRUNE
+};
+
+static const RetentionStatement start_statement = {
+	"INSERT INTO retention.run_history (started_at, run_by, pid, only_tenant)"
+	" VALUES ($1, $2, $3, $4) RETURNING id",
+	4, {TIMESTAMPTZOID, TEXTOID, INT4OID, UUIDOID}
+};
+
+static const RetentionStatement update_statement = {
+	"UPDATE retention.run_history SET finished_at = $2, status = $3,"
+	" current_tenant = $4, tenants_due = $5, tenants = $6, tenants_busy = $7,"
+	" tenants_failed = $8, batches = $9, rows_deleted = $10,"
+	" rows_estimated = $11, rows_skipped_locked = $12,"
+	" rows_skipped_protected = $13, wal_bytes = $14, waited_ms = $15,"
+	" waited_for = $16, waiting_for = $17, stop_reason = $18, message = $19"
+	" WHERE id OPERATOR(pg_catalog.=) $1",
+	19, {INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, INT4OID, INT4OID, INT4OID,
+		INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static const RetentionStatement tenant_statement = {
+	"INSERT INTO retention.run_tenant AS t (run_id, tenant_id, rows_deleted,"
+	" batches, rows_skipped_locked, rows_skipped_protected, sqlstate, message,"
+	" finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+	" ON CONFLICT (run_id, tenant_id) DO UPDATE SET"
+	" rows_deleted = EXCLUDED.rows_deleted, batches = EXCLUDED.batches,"
+	" rows_skipped_locked = EXCLUDED.rows_skipped_locked,"
+	" rows_skipped_protected = EXCLUDED.rows_skipped_protected,"
+	" sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message,"
+	" finished_at = EXCLUDED.finished_at",
+	9, {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
+	TEXTOID, TIMESTAMPTZOID}
+};
+
+static const RetentionStatement interrupt_statement = {
+	"UPDATE retention.run_history SET status = 'interrupted',"
+	" finished_at = $1, waiting_for = NULL, current_tenant = NULL"
+	" WHERE status OPERATOR(pg_catalog.=) 'running'"
+	" AND NOT retention.run_is_alive(id)",
+	1, {TIMESTAMPTZOID}
+};
+
+static const RetentionStatement prune_statement = {
+	"DELETE FROM retention.run_history"
+	" WHERE started_at OPERATOR(pg_catalog.<) $1",
+	1, {TIMESTAMPTZOID}
+};
+
+/*
+ * Runs one of the statements as the writer.
+ */
+static int64
+write_history(Oid history, Oid writer, int kind,
+			  const RetentionStatement *statement, int expected,
+			  const Datum *values, const bool *nulls,
+			  RetentionRowFunction row, void *arg)
+{
+	RetentionScope scope;
+	Oid			userid;
+	int			sec_context;
+	int64		count;
+
+	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(writer,
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	count = retention_spi_execute(retention_spi_plan(history, kind, statement),
+								  expected, values, nulls, false, row, arg);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(userid, sec_context);
+	retention_scope_end(&scope);
+	return count;
+}
+
+/*
+ * Sets a text value, or a null for NULL.
+ */
+static void
+set_text(Datum *values, bool *nulls, int i, const char *text)
+{
+	nulls[i] = text == NULL;
+
+	values[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/*
+ * Sets a tenant, or a null for NULL.
+ */
+static void
+set_tenant(Datum *values, bool *nulls, int i, const Datum *tenant)
+{
+	nulls[i] = tenant == NULL;
+	values[i] = nulls[i] ? (Datum) 0 : *tenant;
+}
+
+static bool
+take_id(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	return false;
+}
+
+/*
+ * Records that a run has started, and sets its id.
+ */
+void
+retention_history_start(Oid history, Oid writer, RetentionRunRecord *run)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	values[0] = TimestampTzGetDatum(run->started);
+	set_text(values, nulls, 1, GetUserNameFromId(GetUserId(), false));
+	values[2] = Int32GetDatum(MyProcPid);
+	set_tenant(values, nulls, 3, run->only_tenant);
+	write_history(history, writer, HISTORY_START, &start_statement,
+				  SPI_OK_INSERT_RETURNING, values, nulls, take_id, &run->id);
+}
+
+/*
+ * Records how far a run is.
+ */
+void
+retention_history_update(Oid history, Oid writer,
+						 const RetentionRunRecord *run)
+{
+	Datum		values[19];
+	bool		nulls[19] = {false};
+
+	values[0] = Int64GetDatum(run->id);
+	values[1] = TimestampTzGetDatum(run->finished);
+	nulls[1] = run->finished == 0;
+	set_text(values, nulls, 2, run->status);
+	set_tenant(values, nulls, 3, run->current_tenant);
+	values[4] = Int32GetDatum(run->tenants_due);
+	values[5] = Int32GetDatum(run->tenants);
+	values[6] = Int32GetDatum(run->tenants_busy);
+	values[7] = Int32GetDatum(run->tenants_failed);
+	values[8] = Int64GetDatum(run->batches);
+	values[9] = Int64GetDatum(run->deleted);
+	values[10] = Int64GetDatum(run->estimated);
+	nulls[10] = run->estimated < 0;
+	values[11] = Int64GetDatum(run->skipped_locked);
+	values[12] = Int64GetDatum(run->skipped_protected);
+	values[13] = Int64GetDatum(run->wal_bytes);
+	values[14] = Int64GetDatum(run->waited_us / 1000);
+	set_text(values, nulls, 15, run->waited_for);
+	set_text(values, nulls, 16, run->waiting_for);
+	set_text(values, nulls, 17, run->stop_reason);
+	set_text(values, nulls, 18, run->message);
+	write_history(history, writer, HISTORY_UPDATE, &update_statement,
+				  SPI_OK_UPDATE, values, nulls, NULL, NULL);
+}
+
+/*
+ * Records what a run did for a tenant; may be called again as it goes on.
+ */
+void
+retention_history_tenant(Oid history, Oid writer, int64 run_id,
+						 const RetentionTenantRecord *tenant)
+{
+	Datum		values[9];
+	bool		nulls[9] = {false};
+
+	values[0] = Int64GetDatum(run_id);
+	values[1] = tenant->tenant;
+	values[2] = Int64GetDatum(tenant->deleted);
+	values[3] = Int64GetDatum(tenant->batches);
+	values[4] = Int64GetDatum(tenant->skipped_locked);
+	values[5] = Int64GetDatum(tenant->skipped_protected);
+	set_text(values, nulls, 6, tenant->sqlerrcode == 0 ? NULL :
+			 unpack_sql_state(tenant->sqlerrcode));
+	set_text(values, nulls, 7, tenant->message);
+	values[8] = TimestampTzGetDatum(GetCurrentTimestamp());
+	write_history(history, writer, HISTORY_TENANT, &tenant_statement,
+				  SPI_OK_INSERT, values, nulls, NULL, NULL);
+}
+
+/*
+ * Marks the runs whose session is gone.  Returns how many there were.
+ */
+int64
+retention_history_interrupt(Oid history, Oid writer)
+{
+	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
+
+	return write_history(history, writer, HISTORY_INTERRUPT,
+						 &interrupt_statement, SPI_OK_UPDATE, &now, NULL,
+						 NULL, NULL);
+}
+
+/*
+ * Removes what is known about runs that started before this time.
+ */
+void
+retention_history_prune(Oid history, Oid writer, TimestampTz before)
+{
+	Datum		value = TimestampTzGetDatum(before);
+
+	write_history(history, writer, HISTORY_PRUNE, &prune_statement,
+				  SPI_OK_DELETE, &value, NULL, NULL, NULL);
+}

@@ -1,0 +1,55 @@
+/*
+ * throttle.h
+ *	  Whether a run may go on, has to wait, or has to stop.
+ */
+#ifndef RETENTION_THROTTLE_H
+#define RETENTION_THROTTLE_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* The limits of a run; 0 is no limit.  Times are in microseconds. */
+typedef struct RetentionLimits
+{
+	int64		max_runtime;
+	int64		max_rows_per_second;
+	int64		max_lag_bytes;
+	int64		pause;
+} RetentionLimits;
+
+/* What the decision depends on. */
+typedef struct RetentionProbe
+{
+	TimestampTz now;
+	TimestampTz started;		/* of the run */
+	TimestampTz deadline;		/* of the statement; 0: none */
+	int64		longest;		/* the longest transaction so far */
+	TimestampTz paced_until;	/* the rows deleted so far allow no more yet */
+	TimestampTz rested_until;	/* the pause after the last commit */
+	int64		lag_bytes;
+	const char *laggard;		/* who is behind by that, or NULL */
+} RetentionProbe;
+
+typedef enum RetentionAction
+{
+	RETENTION_GO_ON,
+	RETENTION_WAIT,
+	RETENTION_STOP
+} RetentionAction;
+
+typedef struct RetentionVerdict
+{
+	RetentionAction action;
+	int64		wait;			/* microseconds */
+	const char *reason;
+} RetentionVerdict;
+
+extern RetentionVerdict retention_throttle_decide(const RetentionLimits *limits,
+												  const RetentionProbe *probe);
+extern TimestampTz retention_throttle_pace(const RetentionLimits *limits,
+										   TimestampTz paced_until,
+										   TimestampTz began, int64 rows);
+extern void retention_throttle_probe_lag(Oid reader, RetentionProbe *probe);
+
+#endif							/* RETENTION_THROTTLE_H */
