@@ -95,29 +95,37 @@ PG_FUNCTION_INFO_V1(update_execution_retention_policies_updated_at);
 Datum
 retention_attach(PG_FUNCTION_ARGS)
 {
+	const char *messages = NULL;
 	RetentionScope scope;
 	Oid			relid;
 
 	PreventCommandIfReadOnly("retention.attach()");
+
+	SPI_connect();
 	if (PG_ARGISNULL(0))
 		relid = retention_install_find(creating_extension);
 	else
 		relid = PG_GETARG_OID(0);
 
-	if (!OidIsValid(relid))
-	{
+	/* CREATE EXTENSION keeps notices from the client; ours are meant for it */
+	if (creating_extension)
+		messages = retention_compat_prior_setting("client_min_messages");
+	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	if (messages != NULL)
+		retention_pin_setting("client_min_messages", messages);
+
+	if (OidIsValid(relid))
+		retention_install(relid);
+	else
 		ereport(NOTICE,
 				(errmsg("table \"%s\" does not exist yet", RETENTION_TABLE),
 				 errdetail("Nothing is cleaned until the table is attached."),
 				 errhint("After creating it run: SELECT retention.attach();  A restore attaches it by itself.")));
-		PG_RETURN_NULL();
-	}
-
-	SPI_connect();
-	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	retention_install(relid);
 	retention_scope_end(&scope);
 	SPI_finish();
+
+	if (!OidIsValid(relid))
+		PG_RETURN_NULL();
 	PG_RETURN_OID(relid);
 }
 
@@ -375,11 +383,13 @@ cleanup_old_executions(PG_FUNCTION_ARGS)
 	relid = retention_installed_relid();
 	retention_target_check_delete(relid);
 	load_request(fcinfo, &cleanup);
-	target = retention_target_open(relid, RowExclusiveLock);
-	retention_require_indexes(target);
+	target = retention_installed_open(RowExclusiveLock);
 	retention_lock_tenant(relid, cleanup.tenant, target->tenant_type,
 						  target->tenant_collation);
 
+	/* a deferred trigger would not run as the table's owner but as you */
+	if (target->owner != GetUserId() && superuser())
+		retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
 	retention_scope_begin(&inner, retention_query_search_path(target),
 						  target->owner);
 	clean_tenant(target, &cleanup);
@@ -403,9 +413,7 @@ begin_reading(Reading *reading)
 {
 	SPI_connect();
 	retention_scope_begin(&reading->outer, "pg_catalog, pg_temp", InvalidOid);
-	reading->target = retention_target_open(retention_installed_relid(),
-											AccessShareLock);
-	retention_require_indexes(reading->target);
+	reading->target = retention_installed_open(AccessShareLock);
 	retention_scope_begin(&reading->inner,
 						  retention_query_search_path(reading->target),
 						  InvalidOid);

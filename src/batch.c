@@ -277,12 +277,14 @@ delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
  * that a foreign key protects.
  */
 static void
-delete_around(Work *work, RetentionPlace *places, int nplaces)
+delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
+			  int nplaces)
 {
 	bool		may_lock;
 
-	may_lock = pg_class_aclcheck(work->target->relid, GetUserId(),
-								 ACL_UPDATE) == ACLCHECK_OK;
+	may_lock = obstacle == STEP_LOCKED &&
+		pg_class_aclcheck(work->target->relid, GetUserId(),
+						  ACL_UPDATE) == ACLCHECK_OK;
 	while (nplaces > 0)
 	{
 		int			count = retention_places_count_alike(places, nplaces,
@@ -314,6 +316,7 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	Work		work = {0};
 	RetentionPlace *places = batch->places;
 	int			nplaces = batch->nplaces;
+	Outcome		obstacle;
 
 	memset(result, 0, sizeof(*result));
 	work.target = target;
@@ -321,8 +324,9 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	work.batch = batch;
 	work.result = result;
 
-	if (try_step(&work, places != NULL ? delete_places : delete_range,
-				 places, nplaces, batch->patience_ms) == STEP_DONE)
+	obstacle = try_step(&work, places != NULL ? delete_places : delete_range,
+						places, nplaces, batch->patience_ms);
+	if (obstacle == STEP_DONE)
 		return;
 
 	if (places == NULL)
@@ -338,5 +342,5 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 		PopActiveSnapshot();
 		retention_places_sort(places, nplaces);
 	}
-	delete_around(&work, places, nplaces);
+	delete_around(&work, obstacle, places, nplaces);
 }

@@ -182,11 +182,15 @@ retention_boundary_find(const RetentionTarget *target, Datum tenant,
 	}
 	else if (walk.boundary < cutoff)
 	{
-		boundary.limit = walk.boundary;
-		boundary.ties = true;
 		boundary.protected = walk.due;
 		if (walk.last == walk.boundary)
+		{
+			boundary.limit = walk.boundary;
+			boundary.ties = true;
 			memcpy(boundary.keep, walk.alike, sizeof(boundary.keep));
+		}
+		else
+			boundary.limit = retention_instant_after(walk.boundary);
 	}
 	return boundary;
 }

@@ -12,6 +12,7 @@
 
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
@@ -35,29 +36,55 @@ retention_compat_owns_relation(Oid relid)
 }
 
 /*
- * The value that a text setting had before the innermost nest level (a
- * CREATE EXTENSION, say) changed it; NULL when nothing has.
+ * Does this session hold the lock in this very mode?
  */
-static inline const char *
-retention_compat_prior_setting(const char *name)
+static inline bool
+retention_compat_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
 {
-	struct config_generic *record = NULL;
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
+#endif
+}
 
+/*
+ * What the server knows about a setting.
+ */
+static inline struct config_generic *
+retention_compat_setting(const char *name)
+{
 #if PG_VERSION_NUM >= 160000
-	record = find_option(name, false, true, ERROR);
+	return find_option(name, false, true, ERROR);
 #else
 	struct config_generic **all = get_guc_variables();
 
 	for (int i = 0; i < GetNumConfigOptions(); i++)
 	{
 		if (strcmp(all[i]->name, name) == 0)
-			record = all[i];
+			return all[i];
 	}
+	return NULL;
 #endif
-	if (record == NULL || record->vartype != PGC_STRING ||
-		record->stack == NULL)
+}
+
+/*
+ * The value that a setting had before the innermost nest level (a CREATE
+ * EXTENSION, say) changed it; NULL when nothing has.
+ */
+static inline const char *
+retention_compat_prior_setting(const char *name)
+{
+	struct config_generic *record = retention_compat_setting(name);
+
+	if (record == NULL || record->stack == NULL)
 		return NULL;
-	return record->stack->prior.val.stringval;
+	if (record->vartype == PGC_STRING)
+		return record->stack->prior.val.stringval;
+	if (record->vartype == PGC_ENUM)
+		return config_enum_lookup_by_value((struct config_enum *) record,
+										   record->stack->prior.val.enumval);
+	return NULL;
 }
 
 /*

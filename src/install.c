@@ -11,6 +11,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "commands/comment.h"
 #include "commands/extension.h"
 #include "storage/lmgr.h"
 
@@ -120,8 +121,10 @@ void
 retention_install(Oid relid)
 {
 	RetentionTarget *target = retention_target_open(relid, AccessShareLock);
-	Oid			binding = retention_own_relid(RETENTION_TARGET_TABLE);
+	Oid			table = retention_own_relid(RETENTION_TARGET_TABLE);
+	RetentionBinding binding = {relid, target->time_columns};
 	List	   *bound;
+	RetentionBinding *first;
 
 	if (!retention_compat_owns_relation(relid))
 		ereport(ERROR,
@@ -139,41 +142,47 @@ retention_install(Oid relid)
 		{
 			build_index(target, leg);
 			index = retention_target_contract_index(target, leg);
+			CreateComments(index, RelationRelationId, 0,
+						   "Finds the oldest and the newest executions of a tenant for the extension retention");
 		}
 		depend_on_extension(index);
 	}
 
-	bound = retention_binding_load(binding);
-	if (list_length(bound) != 1 || linitial_oid(bound) != relid)
-		retention_binding_store(binding, relid);
+	bound = retention_binding_load(table);
+	first = bound == NIL ? NULL : linitial(bound);
+	if (list_length(bound) != 1 || first->relid != relid ||
+		strcmp(first->time_columns, binding.time_columns) != 0)
+		retention_binding_store(table, &binding);
 }
 
 /*
- * The table that is cleaned.  Fails with 42P01 when none is attached or it is
- * gone, and with 55000 when it is not clear which.
+ * The binding that counts.  Fails with 42P01 when no table is attached or it
+ * is gone, and with 55000 when it is not clear which one is meant.
  */
-Oid
-retention_installed_relid(void)
+static RetentionBinding *
+find_binding(void)
 {
 	List	   *bound = retention_binding_load(retention_own_relid(RETENTION_TARGET_TABLE));
-	Oid			found = InvalidOid;
+	RetentionBinding *found = NULL;
 	ListCell   *lc;
 
 	foreach(lc, bound)
 	{
-		if (!retention_target_has_our_name(lfirst_oid(lc)))
+		RetentionBinding *binding = lfirst(lc);
+
+		if (!retention_target_has_our_name(binding->relid))
 			continue;
-		if (OidIsValid(found))
+		if (found != NULL && found->relid != binding->relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("more than one table \"%s\" is attached",
 							RETENTION_TABLE),
 					 errhint("Choose one: SELECT retention.attach('your_schema.%s');",
 							 RETENTION_TABLE)));
-		found = lfirst_oid(lc);
+		found = binding;
 	}
 
-	if (!OidIsValid(found))
+	if (found == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("no table \"%s\" is attached", RETENTION_TABLE),
@@ -189,8 +198,8 @@ retention_installed_relid(void)
  * Fails with 55000 when a leg of the table has no usable index: each batch
  * would read the whole table.
  */
-void
-retention_require_indexes(const RetentionTarget *target)
+static void
+require_indexes(const RetentionTarget *target)
 {
 	for (int leg = 0; leg < target->nlegs; leg++)
 	{
@@ -205,4 +214,36 @@ retention_require_indexes(const RetentionTarget *target)
 							 target->nspname, target->relname,
 							 retention_query_create_index(target, leg, true))));
 	}
+}
+
+/*
+ * The table that is cleaned; fails as find_binding() does.
+ */
+Oid
+retention_installed_relid(void)
+{
+	return find_binding()->relid;
+}
+
+/*
+ * Locks the table that is cleaned until the transaction ends and describes it,
+ * in the current memory context.  Fails unless it is as it was when it was
+ * attached: without started_at, say, rows would be older than they are.
+ */
+RetentionTarget *
+retention_installed_open(LOCKMODE lockmode)
+{
+	RetentionBinding *binding = find_binding();
+	RetentionTarget *target = retention_target_open(binding->relid, lockmode);
+
+	if (strcmp(target->time_columns, binding->time_columns) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the time columns of table \"%s.%s\" have changed since it was attached",
+						target->nspname, target->relname),
+				 errdetail("The age of its rows came from: %s.  Now it would come from: %s.",
+						   binding->time_columns, target->time_columns),
+				 errhint("If that is right, run: SELECT retention.attach();")));
+	require_indexes(target);
+	return target;
 }

@@ -7,9 +7,11 @@
 
 #include "retention.h"
 
+#include "storage/lockdefs.h"
+
 extern Oid	retention_install_find(bool missing_ok);
 extern void retention_install(Oid relid);
 extern Oid	retention_installed_relid(void);
-extern void retention_require_indexes(const RetentionTarget *target);
+extern RetentionTarget *retention_installed_open(LOCKMODE lockmode);
 
 #endif							/* RETENTION_INSTALL_H */

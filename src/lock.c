@@ -13,6 +13,7 @@
 #include "storage/lock.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "lock.h"
 
 /* the fourth field of the tags: what the lock is for */
@@ -122,5 +123,6 @@ retention_run_lock_is_held(int64 run_id)
 	int			holders = 0;
 
 	(void) GetLockConflicts(&tag, ExclusiveLock, &holders);
-	return holders > 0 || LockHeldByMe(&tag, ExclusiveLock);
+	return holders > 0 ||
+		retention_compat_lock_held_by_me(&tag, ExclusiveLock);
 }

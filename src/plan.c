@@ -54,6 +54,15 @@ typedef struct Ties
 	int64		keep[RETENTION_MAX_LEGS];
 	int64		passed[RETENTION_MAX_LEGS]; /* not deleted though tried */
 	bool		complete[RETENTION_MAX_LEGS];
+
+	/*
+	 * The last of the rows that stay, and how many are before it: as long as
+	 * it is there with so many before it, the places below may go.
+	 */
+	RetentionPlace guard[RETENTION_MAX_LEGS];
+	int64		before_guard[RETENTION_MAX_LEGS];
+	bool		to_verify;
+
 	RetentionPlace *places;
 	int			count;
 	int			next;
@@ -159,6 +168,7 @@ find_boundary(RetentionPlan *plan)
 	plan->boundary_cost = GetCurrentTimestamp() - plan->boundary_at;
 	plan->since_boundary = 0;
 	plan->has_boundary = true;
+	plan->ties.to_verify = true;
 }
 
 /*
@@ -387,17 +397,59 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 }
 
 /*
- * Does the minimum keep any row of the ties' instant?
+ * Are the rows still there that the minimum keeps of the ties' instant, so
+ * that the places known may go?  Another row may have gone, or moved, though
+ * as many are to stay as before.
  */
 static bool
-ties_keep_some(const Ties *ties)
+guards_stand(RetentionPlan *plan)
 {
-	for (int leg = 0; leg < RETENTION_MAX_LEGS; leg++)
+	Ties	   *ties = &plan->ties;
+
+	for (int leg = 0; leg < plan->target->nlegs; leg++)
 	{
-		if (ties->keep[leg] > 0)
-			return true;
+		RetentionPlace *place = NULL;
+		int			count = 0;
+
+		if (ties->next == ties->count || ties->keep[leg] == 0)
+			continue;
+		retention_places_collect(plan->target, leg, plan->tenant, ties->time,
+								 retention_instant_after(ties->time),
+								 ties->before_guard[leg], 1, &place, &count);
+		if (count == 0 || place->tableoid != ties->guard[leg].tableoid ||
+			!ItemPointerEquals(&place->tid, &ties->guard[leg].tid))
+			return false;
 	}
-	return false;
+	return true;
+}
+
+/*
+ * Looks up the next rows of one leg of the ties' instant, up to `most`.
+ */
+static void
+collect_leg(RetentionPlan *plan, int leg, int64 most)
+{
+	Ties	   *ties = &plan->ties;
+	int64		skip = ties->keep[leg] + ties->passed[leg];
+	int			first = ties->count;
+	int			guards = ties->keep[leg] > 0 ? 1 : 0;
+	int64		added;
+
+	/* with the last row that stays in front */
+	ties->before_guard[leg] = skip - guards;
+	added = retention_places_collect(plan->target, leg, plan->tenant,
+									 ties->time,
+									 retention_instant_after(ties->time),
+									 skip - guards, most + guards,
+									 &ties->places, &ties->count);
+	ties->complete[leg] = added < most + guards;
+	if (guards > 0 && added > 0)
+	{
+		ties->guard[leg] = ties->places[first];
+		ties->count--;
+		memmove(&ties->places[first], &ties->places[first + 1],
+				(ties->count - first) * sizeof(RetentionPlace));
+	}
 }
 
 /*
@@ -432,11 +484,12 @@ revise_ties(RetentionPlan *plan)
 			ties->complete[leg] = false;
 		ties->keep[leg] = keep;
 	}
-	if (discard)
+	if (discard || (ties->to_verify && !guards_stand(plan)))
 	{
 		memset(ties->complete, false, sizeof(ties->complete));
 		ties->count = ties->next = 0;
 	}
+	ties->to_verify = false;
 }
 
 /*
@@ -447,14 +500,7 @@ collect_ties(RetentionPlan *plan)
 {
 	Ties	   *ties = &plan->ties;
 	int64		most = Max(plan->options.batch_size, TIES_MOST);
-
-	/*
-	 * Of the boundary's rows a fixed number has to stay, whichever.  Within a
-	 * transaction a place found remains that of the same row; past a commit
-	 * it may be that of a row that was to stay.
-	 */
-	if (plan->options.commits && ties_keep_some(ties))
-		most = plan->options.batch_size;
+	MemoryContext caller = MemoryContextSwitchTo(plan->context);
 
 	if (ties->places != NULL)
 		pfree(ties->places);
@@ -463,20 +509,12 @@ collect_ties(RetentionPlan *plan)
 	ties->next = 0;
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 	{
-		MemoryContext caller;
-		int64		added;
-
-		if (ties->complete[leg])
-			continue;
-		caller = MemoryContextSwitchTo(plan->context);
-		added = retention_places_collect(plan->target, leg, plan->tenant,
-										 ties->time, retention_instant_after(ties->time),
-										 ties->keep[leg] + ties->passed[leg],
-										 most, &ties->places, &ties->count);
-		MemoryContextSwitchTo(caller);
-		ties->complete[leg] = added < most;
+		if (!ties->complete[leg])
+			collect_leg(plan, leg, most);
 	}
-	retention_places_sort(ties->places, ties->count);
+	MemoryContextSwitchTo(caller);
+	if (ties->count > 0)
+		retention_places_sort(ties->places, ties->count);
 }
 
 /*
@@ -625,7 +663,16 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 static void
 remember_retry(RetentionPlan *plan, const RetentionBatch *batch)
 {
-	Retry	   *retry;
+	Retry	   *retry = plan->nretries > 0 ?
+	&plan->retries[plan->nretries - 1] : NULL;
+
+	if (retry != NULL && retry->from == batch->from && retry->to == batch->to)
+	{
+		/* another batch of the same instant */
+		for (int leg = 0; leg < RETENTION_MAX_LEGS; leg++)
+			retry->planned[leg] += batch->planned[leg];
+		return;
+	}
 
 	/* room for 8, and twice as much whenever it is used up */
 	if (plan->nretries == 0)
@@ -659,7 +706,12 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 			Max(0, batch->nplaces - result->deleted);
 	}
 	else if (batch->is_retry)
-		plan->next_retry++;
+	{
+		/* what the boundary cut off the range comes next */
+		plan->retries[plan->next_retry].from = batch->to;
+		if (batch->to >= plan->retries[plan->next_retry].to)
+			plan->next_retry++;
+	}
 	else
 		move_to(plan, batch->to);
 }
@@ -671,13 +723,7 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 void
 retention_plan_committed(RetentionPlan *plan)
 {
-	Ties	   *ties = &plan->ties;
-
-	if (ties->active && ties_keep_some(ties))
-	{
-		memset(ties->complete, false, sizeof(ties->complete));
-		ties->count = ties->next = 0;
-	}
+	plan->ties.to_verify = true;
 }
 
 /*

@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -192,11 +193,14 @@ retention_policy_sample(Oid policy_relid, const RetentionStatement *statement,
 static bool
 take_binding(TupleTableSlot *slot, void *arg)
 {
-	List	  **relids = arg;
+	List	  **bindings = arg;
+	RetentionBinding *binding = palloc(sizeof(RetentionBinding));
 	bool		isnull;
-	Oid			relid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
 
-	*relids = list_append_unique_oid(*relids, relid);
+	binding->relid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
+	binding->time_columns = TextDatumGetCString(slot_getattr(slot, 2,
+															 &isnull));
+	*bindings = lappend(*bindings, binding);
 	return true;
 }
 
@@ -208,36 +212,39 @@ List *
 retention_binding_load(Oid binding_relid)
 {
 	RetentionStatement statement = {
-		"SELECT relation FROM retention.target", 0, {InvalidOid}
+		"SELECT relation, time_columns FROM retention.target", 0, {InvalidOid}
 	};
-	List	   *relids = NIL;
+	List	   *bindings = NIL;
 
 	retention_spi_execute(retention_spi_plan(binding_relid, BINDING_LOAD,
 											 &statement),
 						  SPI_OK_SELECT, NULL, NULL, true,
-						  take_binding, &relids);
-	return relids;
+						  take_binding, &bindings);
+	return bindings;
 }
 
 /*
  * Records a table as the one to clean, in place of any other.
  */
 void
-retention_binding_store(Oid binding_relid, Oid relid)
+retention_binding_store(Oid binding_relid, const RetentionBinding *binding)
 {
 	RetentionStatement clear = {
 		"DELETE FROM retention.target", 0, {InvalidOid}
 	};
 	RetentionStatement store =
 	{
-		"INSERT INTO retention.target (relation) VALUES ($1)", 1, {REGCLASSOID}
+		"INSERT INTO retention.target (relation, time_columns) VALUES ($1, $2)",
+		2, {REGCLASSOID, TEXTOID}
 	};
-	Datum		value = ObjectIdGetDatum(relid);
+	Datum		values[2];
 
+	values[0] = ObjectIdGetDatum(binding->relid);
+	values[1] = CStringGetTextDatum(binding->time_columns);
 	retention_spi_execute(retention_spi_plan(binding_relid, BINDING_CLEAR,
 											 &clear),
 						  SPI_OK_DELETE, NULL, NULL, false, NULL, NULL);
 	retention_spi_execute(retention_spi_plan(binding_relid, BINDING_STORE,
 											 &store),
-						  SPI_OK_INSERT, &value, NULL, false, NULL, NULL);
+						  SPI_OK_INSERT, values, NULL, false, NULL, NULL);
 }

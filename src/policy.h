@@ -20,6 +20,13 @@ typedef struct RetentionPolicy
 	Datum		tenant;			/* set by retention_policy_list() alone */
 } RetentionPolicy;
 
+/* A table to clean, and the columns that the age of its rows comes from. */
+typedef struct RetentionBinding
+{
+	Oid			relid;
+	const char *time_columns;
+} RetentionBinding;
+
 extern bool retention_policy_load(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  Datum tenant, RetentionPolicy *policy);
@@ -40,6 +47,7 @@ extern int64 retention_policy_sample(Oid policy_relid,
 									 float4 percent, TimestampTz now,
 									 bool force);
 extern List *retention_binding_load(Oid binding_relid);
-extern void retention_binding_store(Oid binding_relid, Oid relid);
+extern void retention_binding_store(Oid binding_relid,
+									const RetentionBinding *binding);
 
 #endif							/* RETENTION_POLICY_H */

@@ -57,6 +57,7 @@ typedef struct RetentionTarget
 	const char *tenant_column;
 	Oid			tenant_type;
 	Oid			tenant_collation;
+	const char *time_columns;	/* the columns of the legs, for people */
 	int			nlegs;
 	RetentionLeg legs[RETENTION_MAX_LEGS];
 } RetentionTarget;

@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "common/int.h"
 #include "executor/instrument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -139,9 +140,12 @@ begin_transaction(Run *run)
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	MemoryContextReset(run->target_context);
 	caller = MemoryContextSwitchTo(run->target_context);
-	run->target = *retention_target_open(run->relid, RowExclusiveLock);
-	retention_require_indexes(&run->target);
+	run->target = *retention_installed_open(RowExclusiveLock);
 	MemoryContextSwitchTo(caller);
+	if (run->target.relid != run->relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("another table has been attached during the run")));
 
 	/*
 	 * A deferred constraint would fail at the commit, with the work of all
@@ -623,9 +627,17 @@ report(const Run *run)
 				(errmsg("all tenants that are due are being cleaned by others")));
 	else
 		ereport(NOTICE,
-				(errmsg("retention run %s: " INT64_FORMAT " rows of %d tenants deleted in %.1f s",
-						record->status, record->deleted,
-						record->tenants - record->tenants_failed, seconds)));
+				(errmsg("retention run %s after %.1f s: " INT64_FORMAT
+						" rows deleted, tenants cleaned: %d, left to others: %d",
+						record->status, seconds, record->deleted,
+						record->tenants - record->tenants_failed,
+						record->tenants_busy),
+				 record->skipped_locked + record->skipped_protected == 0 ? 0 :
+				 errdetail("Due rows that stay: " INT64_FORMAT
+						   " held by others, " INT64_FORMAT
+						   " protected by foreign keys.",
+						   record->skipped_locked,
+						   record->skipped_protected)));
 	if (record->tenants_failed > 0)
 		ereport(WARNING,
 				(errmsg_plural("%d tenant could not be cleaned",

@@ -456,6 +456,9 @@ describe(Relation rel)
 				 errdetail("Without one of them the age of a row is unknown."),
 				 errhint("Add one of them with type timestamp with time zone.")));
 
+	target->time_columns = target->nlegs == 1 ? target->legs[0].column :
+		psprintf("%s, %s", target->legs[0].column, target->legs[1].column);
+
 	for (int i = 0; i < target->nlegs; i++)
 		target->legs[i].index = find_index(rel, target, &target->legs[i]);
 	return target;
