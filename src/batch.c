@@ -148,13 +148,15 @@ execute_places(Work *work, RetentionQuery query, int expected,
 }
 
 /*
- * A step: deletes every row of the batch's range.
+ * A step: deletes every row of the batch's range.  RETURNING reads each row
+ * once more, so it is left out where the plan knows what goes.
  */
 static void
 delete_range(void *arg)
 {
 	Work	   *work = arg;
 	int64		planned = 0;
+	bool		returning = work->target->may_keep || work->batch->is_retry;
 	Datum		values[3];
 
 	pin_lock_timeout(work->patience_ms);
@@ -166,11 +168,24 @@ delete_range(void *arg)
 		if (work->batch->planned[leg] == 0)
 			continue;
 		planned += work->batch->planned[leg];
-		retention_spi_execute(retention_query_plan(work->target,
-												   RETENTION_QUERY_DELETE_RANGE,
-												   leg),
-							  SPI_OK_DELETE_RETURNING, values, NULL, false,
-							  take_deleted, &work->step);
+		if (returning)
+			retention_spi_execute(retention_query_plan(work->target,
+													   RETENTION_QUERY_DELETE_RANGE_RETURNING,
+													   leg),
+								  SPI_OK_DELETE_RETURNING, values, NULL,
+								  false, take_deleted, &work->step);
+		else
+			work->step.deleted +=
+				retention_spi_execute(retention_query_plan(work->target,
+														   RETENTION_QUERY_DELETE_RANGE,
+														   leg),
+									  SPI_OK_DELETE, values, NULL, false,
+									  NULL, NULL);
+	}
+	if (!returning)
+	{
+		work->step.oldest = work->batch->oldest;
+		work->step.newest = work->batch->newest;
 	}
 	work->step.kept = Max(0, planned - work->step.deleted);
 }

@@ -353,8 +353,10 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 		/* walk over a batch of rows, to the one that is not in it */
 		leg = oldest_leg(plan, at, to);
 		first = leg < 0 ? to : plan->windows[leg].times[at[leg]];
+		batch->oldest = first;
 		for (rows = 0; leg >= 0 && rows < plan->options.batch_size; rows++)
 		{
+			batch->newest = plan->windows[leg].times[at[leg]];
 			at[leg]++;
 			leg = oldest_leg(plan, at, to);
 		}

@@ -21,6 +21,8 @@ typedef struct RetentionBatch
 	TimestampTz from;
 	TimestampTz to;
 	int64		planned[RETENTION_MAX_LEGS];	/* rows expected in the range */
+	TimestampTz oldest;			/* their times, unless places or is_retry */
+	TimestampTz newest;
 	RetentionPlace *places;		/* NULL: the whole range */
 	int			nplaces;
 	int			patience_ms;	/* how long to wait for a row lock */

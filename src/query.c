@@ -66,8 +66,9 @@ add_argument(RetentionStatement *statement, Oid type)
  * a range, the oldest first, without the first `skip`.
  * LOCK(tenant, from, to, table, places): those of the places whose rows are
  * still in the range and not locked by others; locks them.
- * DELETE_RANGE(tenant, from, to), DELETE_TIDS(tenant, from, to, table,
- * places): delete; return the times of what they deleted.
+ * DELETE_RANGE(tenant, from, to): deletes; returns nothing.
+ * DELETE_RANGE_RETURNING(tenant, from, to), DELETE_TIDS(tenant, from, to,
+ * table, places): delete; return the times of what they deleted.
  * COUNT(tenant, from), COUNT_RANGE(tenant, from, to): how many rows there are.
  * COUNT_UNKNOWN(tenant): how many rows of the tenant are in no leg.
  */
@@ -117,12 +118,14 @@ build_statement(const RetentionTarget *target, RetentionQuery query, int legno)
 			appendStringInfoString(&text, " FOR UPDATE SKIP LOCKED");
 			break;
 		case RETENTION_QUERY_DELETE_RANGE:
+		case RETENTION_QUERY_DELETE_RANGE_RETURNING:
 		case RETENTION_QUERY_DELETE_TIDS:
 			appendStringInfo(&text, "DELETE FROM %s", relation);
 			append_range(&text, target, leg, true);
 			if (query == RETENTION_QUERY_DELETE_TIDS)
 				append_places(&text);
-			appendStringInfo(&text, " RETURNING %s", column);
+			if (query != RETENTION_QUERY_DELETE_RANGE)
+				appendStringInfo(&text, " RETURNING %s", column);
 			break;
 		case RETENTION_QUERY_COUNT:
 		case RETENTION_QUERY_COUNT_RANGE:

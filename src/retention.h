@@ -58,6 +58,7 @@ typedef struct RetentionTarget
 	Oid			tenant_type;
 	Oid			tenant_collation;
 	const char *time_columns;	/* the columns of the legs, for people */
+	bool		may_keep;		/* a trigger or RLS may keep rows */
 	int			nlegs;
 	RetentionLeg legs[RETENTION_MAX_LEGS];
 } RetentionTarget;

@@ -17,7 +17,6 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/primnodes.h"
@@ -27,6 +26,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/typcache.h"
 #include "utils/varlena.h"
 
 #include "compat.h"
@@ -294,11 +294,12 @@ index_fit(Relation rel, Oid index_oid, const RetentionTarget *target,
 		index->rd_index->indnkeyatts >= 2;
 	for (int i = 0; same && i < 2; i++)
 	{
-		Oid			opclass = GetDefaultOpClass(types[i], BTREE_AM_OID);
+		TypeCacheEntry *type = lookup_type_cache(types[i],
+												 TYPECACHE_BTREE_OPFAMILY);
 
 		same = index->rd_index->indkey.values[i] ==
 			find_attribute(rel, columns[i])->attnum &&
-			index->rd_opfamily[i] == get_opclass_family(opclass);
+			index->rd_opfamily[i] == type->btree_opf;
 	}
 	if (same && predicate_fits(rel, index, leg))
 		fit = index->rd_index->indisvalid && index->rd_index->indisready &&
@@ -455,6 +456,11 @@ describe(Relation rel)
 						RETENTION_STARTED_COLUMN, RETENTION_CREATED_COLUMN),
 				 errdetail("Without one of them the age of a row is unknown."),
 				 errhint("Add one of them with type timestamp with time zone.")));
+
+	/* what the partitions have is not looked at */
+	target->may_keep = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
+		rel->rd_rel->relrowsecurity ||
+		(rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row);
 
 	target->time_columns = target->nlegs == 1 ? target->legs[0].column :
 		psprintf("%s, %s", target->legs[0].column, target->legs[1].column);
