@@ -74,6 +74,7 @@ typedef struct Run
 	Oid			relid;
 	RetentionTarget target;		/* of this transaction */
 	MemoryContext target_context;
+	MemoryContext scratch;		/* reset at each commit */
 
 	LOCKTAG    *held;			/* locks of tenants in this transaction */
 	int			nheld;
@@ -246,6 +247,8 @@ throttle(Run *run)
 
 		if (verdict.action != RETENTION_WAIT)
 		{
+			if (record->waiting_for != NULL)
+				pfree((char *) record->waiting_for);
 			record->waiting_for = NULL;
 			show_activity(run);
 			return verdict.action == RETENTION_STOP ? verdict.reason : NULL;
@@ -274,6 +277,7 @@ throttle(Run *run)
 static const char *
 end_transaction(Run *run, bool keep_last)
 {
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
 	const char *stop;
 
 	record_progress(run);
@@ -283,6 +287,8 @@ end_transaction(Run *run, bool keep_last)
 											   run->transaction_rows);
 	stop = throttle(run);
 	begin_transaction(run);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(run->scratch);
 	return stop;
 }
 
@@ -315,11 +321,13 @@ static void
 record_tenant(Run *run, const RetentionUnit *unit)
 {
 	const RetentionTenantRecord *record = &unit->record;
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
 
 	if (record->deleted > 0 || record->skipped_locked > 0 ||
 		record->skipped_protected > 0 || record->message != NULL)
 		retention_history_tenant(run->history, run->writer, run->record.id,
 								 record);
+	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -796,6 +804,8 @@ retention_run(PG_FUNCTION_ARGS)
 	run->context = context;
 	run->target_context = AllocSetContextCreate(context, "retention target",
 												ALLOCSET_SMALL_SIZES);
+	run->scratch = AllocSetContextCreate(context, "retention scratch",
+										 ALLOCSET_DEFAULT_SIZES);
 	read_arguments(fcinfo, run);
 	run->record.started = run->now = GetCurrentTimestamp();
 	run->record.status = "running";

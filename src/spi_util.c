@@ -207,7 +207,8 @@ row_receive(TupleTableSlot *slot, DestReceiver *self)
 {
 	RowReceiver *receiver = (RowReceiver *) self;
 	MemoryContext executor_context = MemoryContextSwitchTo(receiver->context);
-	bool		more = receiver->row(slot, receiver->arg);
+	bool		more = receiver->row == NULL ||
+	receiver->row(slot, receiver->arg);
 
 	MemoryContextSwitchTo(executor_context);
 	return more;
@@ -249,19 +250,17 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 	}
 
 	options.read_only = read_only;
-	if (row != NULL)
-	{
-		receiver.pub.receiveSlot = row_receive;
-		receiver.pub.rStartup = row_startup;
-		receiver.pub.rShutdown = row_shutdown;
-		receiver.pub.rDestroy = row_shutdown;
-		/* not DestNone: SPI would take the statement for a utility command */
-		receiver.pub.mydest = DestTuplestore;
-		receiver.row = row;
-		receiver.arg = arg;
-		receiver.context = CurrentMemoryContext;
-		options.dest = &receiver.pub;
-	}
+	/* SPI would keep the rows; nobody wants them all */
+	receiver.pub.receiveSlot = row_receive;
+	receiver.pub.rStartup = row_startup;
+	receiver.pub.rShutdown = row_shutdown;
+	receiver.pub.rDestroy = row_shutdown;
+	/* not DestNone: SPI would take the statement for a utility command */
+	receiver.pub.mydest = DestTuplestore;
+	receiver.row = row;
+	receiver.arg = arg;
+	receiver.context = CurrentMemoryContext;
+	options.dest = &receiver.pub;
 
 	result = SPI_execute_plan_extended(plan, &options);
 	if (result != expected)
