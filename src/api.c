@@ -114,7 +114,7 @@ retention_attach(PG_FUNCTION_ARGS)
 	if (messages != NULL)
 		retention_pin_setting("client_min_messages", messages);
 
-	if (OidIsValid(relid))
+	if (OidIsValid(relid) || !PG_ARGISNULL(0))
 		retention_install(relid);
 	else
 		ereport(NOTICE,

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -251,6 +252,12 @@ try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
 	}
 	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		outcome = STEP_LOCKED;
+	else if (error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE &&
+			 !IsolationUsesXactSnapshot())
+	{
+		/* while it was waited for, a row moved to another partition */
+		outcome = STEP_LOCKED;
+	}
 	else if (work->batch->skip_protected &&
 			 (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION ||
 			  error->sqlerrcode == ERRCODE_RESTRICT_VIOLATION))

@@ -210,9 +210,10 @@ require_indexes(const RetentionTarget *target)
 							target->legs[leg].index_name, target->nspname,
 							target->relname),
 					 errdetail("Without it each batch would read the whole table."),
-					 errhint("Run this, then SELECT retention.attach('%s.%s'): %s;",
-							 target->nspname, target->relname,
-							 retention_query_create_index(target, leg, true))));
+					 retention_target_name_is_free(target, leg) ?
+					 errhint("Run this, then retention.attach() for the table: %s;",
+							 retention_query_create_index(target, leg, true)) :
+					 errhint("Repair it with REINDEX INDEX CONCURRENTLY, or drop it and run retention.attach() for the table.")));
 	}
 }
 

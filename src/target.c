@@ -332,6 +332,29 @@ find_index(Relation rel, const RetentionTarget *target,
 }
 
 /*
+ * Fails when a partition is a foreign table: it has none of our indexes.
+ */
+static void
+check_partitions(Relation rel, const RetentionTarget *target)
+{
+	List	   *members = find_all_inheritors(RelationGetRelid(rel), NoLock,
+											  NULL);
+	ListCell   *lc;
+
+	foreach(lc, members)
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("partition \"%s\" of table \"%s.%s\" is a foreign table",
+							get_rel_name(lfirst_oid(lc)), target->nspname,
+							target->relname),
+					 errhint("Detach the partition.")));
+	}
+	list_free(members);
+}
+
+/*
  * Fails unless the relation is of a kind that can be cleaned.
  */
 static void
@@ -357,6 +380,8 @@ check_kind(Relation rel, const RetentionTarget *target)
 				 errmsg("table \"%s.%s\" is not named \"%s\"",
 						target->nspname, target->relname, RETENTION_TABLE),
 				 errhint("Rename it, or attach the table of that name.")));
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		check_partitions(rel, target);
 	if (rel->rd_rel->relkind == RELKIND_RELATION &&
 		rel->rd_rel->relhassubclass &&
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
@@ -488,6 +513,17 @@ retention_target_open(Oid relid, LOCKMODE lockmode)
 	target = describe(rel);
 	table_close(rel, NoLock);
 	return target;
+}
+
+/*
+ * Is the name free that the SQL contract gives the leg's index?
+ */
+bool
+retention_target_name_is_free(const RetentionTarget *target, int legno)
+{
+	return !OidIsValid(get_relname_relid(target->legs[legno].index_name,
+										 get_namespace_oid(target->nspname,
+														   false)));
 }
 
 /*

@@ -20,6 +20,8 @@ extern void retention_target_check_delete(Oid relid);
 extern RetentionTarget *retention_target_open(Oid relid, LOCKMODE lockmode);
 extern Oid	retention_target_contract_index(const RetentionTarget *target,
 											int leg);
+extern bool retention_target_name_is_free(const RetentionTarget *target,
+										  int leg);
 extern BlockNumber retention_target_blocks(Oid relid);
 
 #endif							/* RETENTION_TARGET_H */
