@@ -158,6 +158,11 @@ RETURNS timestamptz
 LANGUAGE C STABLE STRICT PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'retention_oldest_due';
 
+CREATE FUNCTION retention.lock_tenant(tenant uuid)
+RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'retention_lock_tenant';
+
 CREATE FUNCTION retention.run_is_alive(run_id bigint)
 RETURNS boolean
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
@@ -336,6 +341,8 @@ DECLARE
 	is_enabled boolean;
 BEGIN
 	PERFORM retention.require_tenant(tenant);
+	-- the policy counts as it is once no other cleanup is under way
+	PERFORM retention.lock_tenant(tenant);
 	SELECT p.is_enabled INTO is_enabled
 	FROM @extschema@.execution_retention_policies AS p
 	WHERE p.tenant_id = tenant;
@@ -1513,6 +1520,8 @@ COMMENT ON FUNCTION retention.cutoff(timestamptz, integer) IS
 	'The time so many days of 24 hours before; -infinity where the calendar ends';
 COMMENT ON FUNCTION retention.oldest_due(uuid, integer, integer) IS
 	'Time of the oldest execution that a cleanup of the tenant would delete now; NULL: none';
+COMMENT ON FUNCTION retention.lock_tenant(uuid) IS
+	'Waits until no cleanup of the tenant is under way and keeps others out until the transaction ends; needs DELETE on executions';
 COMMENT ON FUNCTION retention.run_is_alive(bigint) IS
 	'Whether a session carries out this run';
 COMMENT ON FUNCTION retention.setting(text) IS

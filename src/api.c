@@ -21,6 +21,8 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
@@ -82,6 +84,7 @@ PG_FUNCTION_INFO_V1(retention_attach);
 PG_FUNCTION_INFO_V1(retention_cutoff);
 PG_FUNCTION_INFO_V1(retention_oldest_due);
 PG_FUNCTION_INFO_V1(retention_preview);
+PG_FUNCTION_INFO_V1(retention_lock_tenant);
 PG_FUNCTION_INFO_V1(retention_run_is_alive);
 PG_FUNCTION_INFO_V1(cleanup_old_executions);
 PG_FUNCTION_INFO_V1(update_execution_retention_policies_updated_at);
@@ -177,9 +180,18 @@ load_request(FunctionCallInfo fcinfo, Cleanup *cleanup)
 	{
 		Oid			relid = retention_policy_relid();
 		RetentionStatement statement = retention_query_policy(relid);
+		bool		found;
 
-		(void) retention_policy_load(relid, &statement, cleanup->tenant,
-									 &policy);
+		/* as it is now: the lock of the tenant may have taken its time */
+		PushActiveSnapshot(GetTransactionSnapshot());
+		found = retention_policy_load(relid, &statement, cleanup->tenant,
+									  &policy);
+		PopActiveSnapshot();
+		if (!found && check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("row-level security may hide the policy of the tenant"),
+					 errhint("Pass p_retention_days and p_min_executions_to_keep, or clean as a role that sees the policy.")));
 	}
 	cleanup->retention_days =
 		PG_ARGISNULL(1) ? policy.retention_days : PG_GETARG_INT32(1);
@@ -369,7 +381,6 @@ cleanup_old_executions(PG_FUNCTION_ARGS)
 	RetentionScope outer;
 	RetentionScope inner;
 	RetentionTarget *target;
-	Oid			relid;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
@@ -380,16 +391,19 @@ cleanup_old_executions(PG_FUNCTION_ARGS)
 	SPI_connect();
 	retention_scope_begin(&outer, "pg_catalog, pg_temp", InvalidOid);
 
-	relid = retention_installed_relid();
-	retention_target_check_delete(relid);
-	load_request(fcinfo, &cleanup);
+	retention_target_check_delete(retention_installed_relid());
 	target = retention_installed_open(RowExclusiveLock);
-	retention_lock_tenant(relid, cleanup.tenant, target->tenant_type,
-						  target->tenant_collation);
+	retention_wait_for_tenant(target->relid, PG_GETARG_DATUM(0),
+							  target->tenant_type, target->tenant_collation);
+	load_request(fcinfo, &cleanup);
 
 	/* a deferred trigger would not run as the table's owner but as you */
 	if (target->owner != GetUserId() && superuser())
+	{
+		retention_scope_end(&outer);
 		retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
+		retention_scope_begin(&outer, "pg_catalog, pg_temp", InvalidOid);
+	}
 	retention_scope_begin(&inner, retention_query_search_path(target),
 						  target->owner);
 	clean_tenant(target, &cleanup);
@@ -406,6 +420,30 @@ cleanup_old_executions(PG_FUNCTION_ARGS)
 }
 
 /*
+ * retention.lock_tenant(tenant uuid) returns void
+ *
+ * Waits until no cleanup of the tenant is under way and keeps others out until
+ * the transaction ends.
+ */
+Datum
+retention_lock_tenant(PG_FUNCTION_ARGS)
+{
+	RetentionScope scope;
+	RetentionTarget *target;
+
+	PreventCommandIfReadOnly("retention.lock_tenant()");
+	SPI_connect();
+	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_target_check_delete(retention_installed_relid());
+	target = retention_installed_open(RowExclusiveLock);
+	retention_wait_for_tenant(target->relid, PG_GETARG_DATUM(0),
+							  target->tenant_type, target->tenant_collation);
+	retention_scope_end(&scope);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
  * Connects to SPI and opens the table to look at it.
  */
 static void
@@ -419,6 +457,9 @@ begin_reading(Reading *reading)
 						  InvalidOid);
 }
 
+/*
+ * Undoes begin_reading().
+ */
 static void
 end_reading(Reading *reading)
 {

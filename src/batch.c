@@ -23,8 +23,11 @@
 #include "query.h"
 #include "spi_util.h"
 
-/* how long to wait for rows that are known to be in the way of others */
-#define IMPATIENCE_MS 1
+/*
+ * How long to wait for rows that others are known to hold.  A cancel that comes
+ * in the very moment of the timeout is taken for it, so not all too often.
+ */
+#define IMPATIENCE_MS 20
 
 /* What the steps of one batch share. */
 typedef struct Work
@@ -91,6 +94,9 @@ take_deleted(TupleTableSlot *slot, void *arg)
 	return true;
 }
 
+/*
+ * Takes the place of a row that LOCK has locked.
+ */
 static bool
 take_locked(TupleTableSlot *slot, void *arg)
 {

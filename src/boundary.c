@@ -93,6 +93,9 @@ walk_over(Walk *walk, TimestampTz time, int leg)
 	return true;
 }
 
+/*
+ * Takes a row of the first leg, after the newer ones of the second.
+ */
 static bool
 take_walked(TupleTableSlot *slot, void *arg)
 {
@@ -108,6 +111,9 @@ take_walked(TupleTableSlot *slot, void *arg)
 	return walk_over(walk, time, 0);
 }
 
+/*
+ * Takes a row of the second leg.
+ */
 static bool
 take_other(TupleTableSlot *slot, void *arg)
 {

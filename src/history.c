@@ -19,6 +19,9 @@
 #include "history.h"
 #include "spi_util.h"
 
+/* nobody has a reason to lock the tables of history for long */
+#define LOCK_TIMEOUT "10s"
+
 enum
 {
 	HISTORY_START,
@@ -29,26 +32,28 @@ enum
 };
 
 static const RetentionStatement start_statement = {
-	"INSERT INTO retention.run_history (started_at, run_by, pid, only_tenant)"
+	.text = "INSERT INTO retention.run_history (started_at, run_by, pid, only_tenant)"
 	" VALUES ($1, $2, $3, $4) RETURNING id",
-	4, {TIMESTAMPTZOID, TEXTOID, INT4OID, UUIDOID}
+	.nargs = 4,
+	.argtypes = {TIMESTAMPTZOID, TEXTOID, INT4OID, UUIDOID}
 };
 
 static const RetentionStatement update_statement = {
-	"UPDATE retention.run_history SET finished_at = $2, status = $3,"
+	.text = "UPDATE retention.run_history SET finished_at = $2, status = $3,"
 	" current_tenant = $4, tenants_due = $5, tenants = $6, tenants_busy = $7,"
 	" tenants_failed = $8, batches = $9, rows_deleted = $10,"
 	" rows_estimated = $11, rows_skipped_locked = $12,"
 	" rows_skipped_protected = $13, wal_bytes = $14, waited_ms = $15,"
 	" waited_for = $16, waiting_for = $17, stop_reason = $18, message = $19"
 	" WHERE id OPERATOR(pg_catalog.=) $1",
-	19, {INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, INT4OID, INT4OID, INT4OID,
+	.nargs = 19,
+	.argtypes = {INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, INT4OID, INT4OID, INT4OID,
 		INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 static const RetentionStatement tenant_statement = {
-	"INSERT INTO retention.run_tenant AS t (run_id, tenant_id, rows_deleted,"
+	.text = "INSERT INTO retention.run_tenant AS t (run_id, tenant_id, rows_deleted,"
 	" batches, rows_skipped_locked, rows_skipped_protected, sqlstate, message,"
 	" finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 	" ON CONFLICT (run_id, tenant_id) DO UPDATE SET"
@@ -57,26 +62,73 @@ static const RetentionStatement tenant_statement = {
 	" rows_skipped_protected = EXCLUDED.rows_skipped_protected,"
 	" sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message,"
 	" finished_at = EXCLUDED.finished_at",
-	9, {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
+	.nargs = 9,
+	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
 	TEXTOID, TIMESTAMPTZOID}
 };
 
 static const RetentionStatement interrupt_statement = {
-	"UPDATE retention.run_history SET status = 'interrupted',"
+	.text = "UPDATE retention.run_history SET status = 'interrupted',"
 	" finished_at = $1, waiting_for = NULL, current_tenant = NULL"
 	" WHERE status OPERATOR(pg_catalog.=) 'running'"
 	" AND NOT retention.run_is_alive(id)",
-	1, {TIMESTAMPTZOID}
+	.nargs = 1,
+	.argtypes = {TIMESTAMPTZOID}
 };
 
 static const RetentionStatement prune_statement = {
-	"DELETE FROM retention.run_history"
+	.text = "DELETE FROM retention.run_history"
 	" WHERE started_at OPERATOR(pg_catalog.<) $1",
-	1, {TIMESTAMPTZOID}
+	.nargs = 1,
+	.argtypes = {TIMESTAMPTZOID}
 };
+
+/* What one write is about. */
+typedef struct Write
+{
+	Oid			history;
+	Oid			writer;
+	int			kind;
+	const RetentionStatement *statement;
+	int			expected;
+	const Datum *values;
+	const bool *nulls;
+	RetentionRowFunction row;
+	void	   *arg;
+	int64		count;
+} Write;
 
 /*
  * Runs one of the statements as the writer.
+ */
+static void
+write_as_writer(void *arg)
+{
+	Write	   *write = arg;
+	RetentionScope scope;
+	Oid			userid;
+	int			sec_context;
+
+	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_pin_setting("lock_timeout", LOCK_TIMEOUT);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(write->writer,
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	write->count =
+		retention_spi_execute(retention_spi_plan(write->history, write->kind,
+												 write->statement),
+							  write->expected, write->values, write->nulls,
+							  false, write->row, write->arg);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(userid, sec_context);
+	retention_scope_end(&scope);
+}
+
+/*
+ * Runs one of the statements as the writer.  In a subtransaction, so that an
+ * error (of a trigger, say) leaves no function of its own on SPI's stack when
+ * it reaches the run, which then has to roll back and go on.
  */
 static int64
 write_history(Oid history, Oid writer, int kind,
@@ -84,22 +136,12 @@ write_history(Oid history, Oid writer, int kind,
 			  const Datum *values, const bool *nulls,
 			  RetentionRowFunction row, void *arg)
 {
-	RetentionScope scope;
-	Oid			userid;
-	int			sec_context;
-	int64		count;
+	Write		write = {
+		history, writer, kind, statement, expected, values, nulls, row, arg, 0
+	};
 
-	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(writer,
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	count = retention_spi_execute(retention_spi_plan(history, kind, statement),
-								  expected, values, nulls, false, row, arg);
-	PopActiveSnapshot();
-	SetUserIdAndSecContext(userid, sec_context);
-	retention_scope_end(&scope);
-	return count;
+	retention_must(write_as_writer, &write);
+	return write.count;
 }
 
 /*
@@ -123,6 +165,9 @@ set_tenant(Datum *values, bool *nulls, int i, const Datum *tenant)
 	values[i] = nulls[i] ? (Datum) 0 : *tenant;
 }
 
+/*
+ * Takes the id of a new run.
+ */
 static bool
 take_id(TupleTableSlot *slot, void *arg)
 {

@@ -48,8 +48,8 @@ tenant_tag(Oid relid, Datum tenant, Oid tenant_type, Oid tenant_collation)
  * out until the transaction ends.  Obeys lock_timeout and cancels.
  */
 void
-retention_lock_tenant(Oid relid, Datum tenant, Oid tenant_type,
-					  Oid tenant_collation)
+retention_wait_for_tenant(Oid relid, Datum tenant, Oid tenant_type,
+						  Oid tenant_collation)
 {
 	LOCKTAG		tag = tenant_tag(relid, tenant, tenant_type,
 								 tenant_collation);
@@ -80,6 +80,9 @@ retention_unlock_tenant(const LOCKTAG *tag)
 	(void) LockRelease(tag, ExclusiveLock, true);
 }
 
+/*
+ * The tag of a run.
+ */
 static LOCKTAG
 run_tag(int64 run_id)
 {

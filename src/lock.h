@@ -9,8 +9,8 @@
 
 #include "storage/lock.h"
 
-extern void retention_lock_tenant(Oid relid, Datum tenant, Oid tenant_type,
-								  Oid tenant_collation);
+extern void retention_wait_for_tenant(Oid relid, Datum tenant, Oid tenant_type,
+									  Oid tenant_collation);
 
 extern bool retention_try_lock_tenant(Oid relid, Datum tenant,
 									  Oid tenant_type, Oid tenant_collation,

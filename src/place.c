@@ -24,6 +24,9 @@ typedef struct Collection
 	int16		leg;
 } Collection;
 
+/*
+ * Takes a place into a collection.
+ */
 static bool
 take_place(TupleTableSlot *slot, void *arg)
 {
@@ -79,6 +82,9 @@ retention_places_collect(const RetentionTarget *target, int leg, Datum tenant,
 	return added;
 }
 
+/*
+ * The order of places: by leg, table and position.
+ */
 static int
 compare_places(const void *a, const void *b)
 {

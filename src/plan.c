@@ -112,6 +112,9 @@ look(RetentionPlan *plan)
 					   plan->options.snapshot : GetTransactionSnapshot());
 }
 
+/*
+ * Takes a time into a window.
+ */
 static bool
 take_time(TupleTableSlot *slot, void *arg)
 {
@@ -578,7 +581,9 @@ next_retry(RetentionPlan *plan, RetentionBatch *batch)
 	{
 		Retry	   *retry = &plan->retries[plan->next_retry];
 
-		find_boundary(plan);
+		/* those who held the rows may have changed what stays */
+		if (plan->next_retry == 0)
+			find_boundary(plan);
 		if (plan->boundary.ties && plan->boundary.limit == retry->from)
 		{
 			plan->next_retry++;
@@ -716,6 +721,15 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 	}
 	else
 		move_to(plan, batch->to);
+}
+
+/*
+ * Frees a plan.
+ */
+void
+retention_plan_end(RetentionPlan *plan)
+{
+	MemoryContextDelete(plan->context);
 }
 
 /*

@@ -69,6 +69,9 @@ retention_policy_load(Oid policy_relid, const RetentionStatement *statement,
 	return row.found;
 }
 
+/*
+ * Takes a policy into a list.
+ */
 static bool
 take_listed(TupleTableSlot *slot, void *arg)
 {
@@ -122,6 +125,9 @@ retention_policy_record(Oid policy_relid, const RetentionStatement *statement,
 						  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
 }
 
+/*
+ * Takes a tenant into a list.
+ */
 static bool
 take_tenant(TupleTableSlot *slot, void *arg)
 {
@@ -160,6 +166,9 @@ retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
 	return tenants;
 }
 
+/*
+ * Takes a count.
+ */
 static bool
 take_count(TupleTableSlot *slot, void *arg)
 {
@@ -190,6 +199,9 @@ retention_policy_sample(Oid policy_relid, const RetentionStatement *statement,
 	return count;
 }
 
+/*
+ * Takes a binding into a list.
+ */
 static bool
 take_binding(TupleTableSlot *slot, void *arg)
 {
@@ -212,7 +224,7 @@ List *
 retention_binding_load(Oid binding_relid)
 {
 	RetentionStatement statement = {
-		"SELECT relation, time_columns FROM retention.target", 0, {InvalidOid}
+		.text = "SELECT relation, time_columns FROM retention.target"
 	};
 	List	   *bindings = NIL;
 
@@ -230,12 +242,13 @@ void
 retention_binding_store(Oid binding_relid, const RetentionBinding *binding)
 {
 	RetentionStatement clear = {
-		"DELETE FROM retention.target", 0, {InvalidOid}
+		.text = "DELETE FROM retention.target"
 	};
 	RetentionStatement store =
 	{
-		"INSERT INTO retention.target (relation, time_columns) VALUES ($1, $2)",
-		2, {REGCLASSOID, TEXTOID}
+		.text = "INSERT INTO retention.target (relation, time_columns) VALUES ($1, $2)",
+		.nargs = 2,
+		.argtypes = {REGCLASSOID, TEXTOID}
 	};
 	Datum		values[2];
 

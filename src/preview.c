@@ -17,6 +17,9 @@
 #include "query.h"
 #include "spi_util.h"
 
+/*
+ * Takes a count.
+ */
 static bool
 take_count(TupleTableSlot *slot, void *arg)
 {

@@ -151,6 +151,9 @@ build_statement(const RetentionTarget *target, RetentionQuery query, int legno)
 	}
 	statement.text = text.data;
 
+	if (query != RETENTION_QUERY_COUNT_UNKNOWN)
+		statement.indexes[statement.nindexes++] = leg->index;
+
 	return statement;
 }
 
@@ -329,6 +332,7 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
 		const RetentionLeg *leg = &target->legs[legno];
 		const char *column = quote_identifier(leg->column);
 
+		statement.indexes[statement.nindexes++] = leg->index;
 		appendStringInfo(&text, " LEFT JOIN LATERAL (SELECT e.%s AS oldest"
 						 " FROM %s AS e WHERE e.%s"
 						 " OPERATOR(pg_catalog.=) p.tenant_id AND e.%s"

@@ -51,6 +51,12 @@
 /* how long a transaction goes on to collect small tenants, in microseconds */
 #define MOST_TRANSACTION_AGE USECS_PER_SEC
 
+/* how many tenants are locked in a transaction; each takes a place in shared memory */
+#define MOST_TENANTS 100
+
+/* how long to rest when the table is locked, in microseconds */
+#define BLOCKED_INTERVAL (500 * 1000)
+
 /* how many blocks are read to estimate what is due */
 #define SAMPLE_BLOCKS 300
 
@@ -62,6 +68,7 @@ typedef struct Run
 {
 	MemoryContext context;
 	RetentionRunRecord record;
+	RetentionRunRecord committed;	/* as it was at the last commit */
 	RetentionLimits limits;
 	bool		force;
 	int			batch_size;
@@ -83,6 +90,8 @@ typedef struct Run
 	int64		transaction_rows;
 	TimestampTz paced_until;
 	int64		longest;		/* the longest transaction, in microseconds */
+	RetentionProbe probe;
+	List	   *tenants;		/* for whom something is due */
 } Run;
 
 PG_FUNCTION_INFO_V1(retention_run);
@@ -127,16 +136,14 @@ record_progress(Run *run)
 }
 
 /*
- * Begins a transaction's work: locks the table and describes it as it is now.
+ * A step: locks the table and describes it as it is now.
  */
 static void
-begin_transaction(Run *run)
+step_open(void *arg)
 {
+	Run		   *run = arg;
 	RetentionScope scope;
 	MemoryContext caller;
-
-	run->transaction_began = GetCurrentTimestamp();
-	run->transaction_rows = 0;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	MemoryContextReset(run->target_context);
@@ -147,13 +154,21 @@ begin_transaction(Run *run)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("another table has been attached during the run")));
-
-	/*
-	 * A deferred constraint would fail at the commit, with the work of all
-	 * the tenants in it, and deferred triggers would run as the caller.
-	 */
-	retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
 	retention_scope_end(&scope);
+}
+
+/*
+ * Gives back the locks of tenants but for the last `keep`.
+ */
+static void
+unlock_tenants(Run *run, int keep)
+{
+	for (int i = 0; i < run->nheld - keep; i++)
+		retention_unlock_tenant(&run->held[i]);
+	if (keep > 0 && run->nheld > keep)
+		memmove(run->held, &run->held[run->nheld - keep],
+				keep * sizeof(LOCKTAG));
+	run->nheld = Min(run->nheld, keep);
 }
 
 /*
@@ -163,14 +178,9 @@ begin_transaction(Run *run)
 static void
 commit(Run *run, bool keep_last)
 {
-	int			keep = keep_last ? 1 : 0;
-
 	SPI_commit();
-	for (int i = 0; i < run->nheld - keep; i++)
-		retention_unlock_tenant(&run->held[i]);
-	if (keep_last && run->nheld > 1)
-		run->held[0] = run->held[run->nheld - 1];
-	run->nheld = keep;
+	run->committed = run->record;
+	unlock_tenants(run, keep_last ? 1 : 0);
 	run->longest = Max(run->longest,
 					   GetCurrentTimestamp() - run->transaction_began);
 }
@@ -217,57 +227,127 @@ nap(int64 microseconds)
 }
 
 /*
+ * A step: looks who is behind.
+ */
+static void
+step_probe_lag(void *arg)
+{
+	Run		   *run = arg;
+
+	retention_throttle_probe_lag(run->writer, &run->probe);
+}
+
+/*
+ * Waits for this reason, after a commit, and says so in history if that may
+ * take long.
+ */
+static void
+wait_for(Run *run, const char *reason, int64 microseconds, bool is_long)
+{
+	RetentionRunRecord *record = &run->record;
+	TimestampTz before;
+
+	note_wait(run, reason);
+	if (record->waiting_for == NULL && is_long)
+	{
+		record->waiting_for = MemoryContextStrdup(run->context, reason);
+		record_progress(run);
+		SPI_commit();
+		run->committed = run->record;
+	}
+	show_activity(run);
+	before = GetCurrentTimestamp();
+	nap(microseconds);
+	record->waited_us += GetCurrentTimestamp() - before;
+}
+
+/*
+ * Notes that the run waits no longer.
+ */
+static void
+end_wait(Run *run)
+{
+	if (run->record.waiting_for != NULL)
+		pfree((char *) run->record.waiting_for);
+	run->record.waiting_for = NULL;
+	run->committed.waiting_for = NULL;
+	show_activity(run);
+}
+
+/*
  * After a commit: waits as long as the limits demand.  Returns the reason to
  * stop, or NULL to go on.
  */
 static const char *
 throttle(Run *run)
 {
-	RetentionRunRecord *record = &run->record;
-	RetentionProbe probe = {0};
+	RetentionProbe *probe = &run->probe;
 
-	probe.started = record->started;
-	probe.deadline = retention_compat_deadline();
-	probe.longest = run->longest;
-	probe.paced_until = run->paced_until;
-	probe.rested_until = GetCurrentTimestamp() + run->limits.pause;
+	memset(probe, 0, sizeof(*probe));
+	probe->started = run->record.started;
+	probe->deadline = retention_compat_deadline();
+	probe->longest = run->longest;
+	probe->paced_until = run->paced_until;
+	probe->rested_until = GetCurrentTimestamp() + run->limits.pause;
 
 	for (;;)
 	{
 		RetentionVerdict verdict;
-		TimestampTz before;
 
 		if (run->limits.max_lag_bytes > 0)
 		{
-			retention_throttle_probe_lag(run->writer, &probe);
+			retention_must(step_probe_lag, run);
 			SPI_commit();
 		}
-		probe.now = GetCurrentTimestamp();
-		verdict = retention_throttle_decide(&run->limits, &probe);
-
+		probe->now = GetCurrentTimestamp();
+		verdict = retention_throttle_decide(&run->limits, probe);
 		if (verdict.action != RETENTION_WAIT)
 		{
-			if (record->waiting_for != NULL)
-				pfree((char *) record->waiting_for);
-			record->waiting_for = NULL;
-			show_activity(run);
+			end_wait(run);
 			return verdict.action == RETENTION_STOP ? verdict.reason : NULL;
 		}
-
-		note_wait(run, verdict.reason);
-		if (record->waiting_for == NULL &&
-			(verdict.wait >= LONG_WAIT || probe.laggard == verdict.reason))
-		{
-			record->waiting_for = MemoryContextStrdup(run->context,
-													  verdict.reason);
-			record_progress(run);
-			SPI_commit();
-		}
-		show_activity(run);
-		before = GetCurrentTimestamp();
-		nap(verdict.wait);
-		record->waited_us += GetCurrentTimestamp() - before;
+		wait_for(run, verdict.reason, verdict.wait,
+				 verdict.wait >= LONG_WAIT || verdict.reason == probe->laggard);
 	}
+}
+
+/*
+ * Begins a transaction's work.  While others lock the table, it waits, holding
+ * nothing, as long as the limits allow.  Returns the reason to stop, or NULL.
+ */
+static const char *
+begin_transaction(Run *run)
+{
+	for (;;)
+	{
+		ErrorData  *error;
+		const char *stop;
+
+		run->transaction_began = GetCurrentTimestamp();
+		run->transaction_rows = 0;
+
+		/* rows that others change are to be gone around, not an error */
+		retention_spi_utility("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
+
+		error = retention_try(step_open, run);
+		if (error == NULL)
+			break;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		SPI_commit();
+		wait_for(run, "a lock on the table", BLOCKED_INTERVAL, true);
+		stop = throttle(run);
+		if (stop != NULL)
+			return stop;
+	}
+
+	/*
+	 * A deferred constraint would fail at the commit, with the work of all
+	 * the tenants in it, and deferred triggers would run as the caller.
+	 */
+	retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
+	return NULL;
 }
 
 /*
@@ -286,7 +366,8 @@ end_transaction(Run *run, bool keep_last)
 											   run->transaction_began,
 											   run->transaction_rows);
 	stop = throttle(run);
-	begin_transaction(run);
+	if (stop == NULL)
+		stop = begin_transaction(run);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(run->scratch);
 	return stop;
@@ -299,6 +380,7 @@ static bool
 transaction_is_full(Run *run)
 {
 	return run->transaction_rows >= run->batch_size ||
+		run->nheld >= MOST_TENANTS ||
 		GetCurrentTimestamp() - run->transaction_began > MOST_TRANSACTION_AGE;
 }
 
@@ -338,37 +420,36 @@ static const char *
 carry_out_unit(Run *run, RetentionUnit *unit)
 {
 	int			attempts = 1;
+	bool		ok = retention_unit_begin(unit);
 
-	if (!retention_unit_begin(unit))
-		return NULL;
-
-	while (unit->has_batch)
+	for (;;)
 	{
 		const char *stop;
 
 		CHECK_FOR_INTERRUPTS();
-		if (retention_unit_execute(unit))
+		if (ok && !unit->has_batch)
+			return NULL;
+		if (ok)
+			ok = retention_unit_execute(unit);
+		if (ok)
 		{
 			attempts = 1;
 			count_batch(run, unit);
-			if (!retention_unit_next(unit) || !unit->has_batch)
-				return NULL;
-			if (!transaction_is_full(run))
+			ok = retention_unit_next(unit);
+			if (ok && (!unit->has_batch || !transaction_is_full(run)))
 				continue;
 		}
-		else if (!retention_unit_may_succeed(unit) ||
-				 attempts++ >= MOST_ATTEMPTS)
+		if (!ok && (!retention_unit_may_succeed(unit) ||
+					attempts++ >= MOST_ATTEMPTS))
 			return NULL;
 
-		/* more is due, but not in this transaction */
+		/* the rest in another transaction */
 		record_tenant(run, unit);
 		stop = end_transaction(run, true);
 		if (stop != NULL)
 			return stop;
-		if (!retention_unit_begin(unit))
-			return NULL;
+		ok = retention_unit_begin(unit);
 	}
-	return NULL;
 }
 
 /*
@@ -438,6 +519,10 @@ clean_tenant(Run *run, Datum tenant)
 	}
 	record->current_tenant = NULL;
 
+	/* nothing of it is uncommitted: its lock is not needed any more */
+	if (unit.record.batches == 0 && run->nheld > 0)
+		retention_unlock_tenant(&run->held[--run->nheld]);
+
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(unit.context);
 	return stop;
@@ -453,7 +538,8 @@ estimate_rows(Run *run)
 	RetentionStatement statement;
 	float4		percent;
 
-	if (run->record.only_tenant != NULL || blocks == 0)
+	if (run->record.only_tenant != NULL || retention_apply_default_policy ||
+		blocks == 0)
 		return -1;
 	percent = Min(100.0, 100.0 * SAMPLE_BLOCKS / blocks);
 	statement = retention_query_estimate(&run->target, run->policies);
@@ -463,39 +549,40 @@ estimate_rows(Run *run)
 }
 
 /*
- * Finds the tenants for whom something is due, in the run's memory context.
+ * A step: finds the tenants for whom something is due, in the run's memory
+ * context.
  */
-static List *
-find_tenants(Run *run)
+static void
+step_find_tenants(void *arg)
 {
+	Run		   *run = arg;
 	RetentionStatement statement;
 	RetentionScope scope;
 	MemoryContext caller;
-	List	   *tenants;
 
 	statement = retention_query_due(&run->target, run->policies,
 									retention_apply_default_policy);
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	caller = MemoryContextSwitchTo(run->context);
-	tenants = retention_policy_due(run->policies, &statement, run->now,
-								   run->record.only_tenant, run->force,
-								   retention_apply_default_policy,
-								   retention_default_retention_days);
+	run->tenants = retention_policy_due(run->policies, &statement, run->now,
+										run->record.only_tenant, run->force,
+										retention_apply_default_policy,
+										retention_default_retention_days);
 	MemoryContextSwitchTo(caller);
-	if (tenants != NIL)
+	if (run->tenants != NIL)
 		run->record.estimated = estimate_rows(run);
 	PopActiveSnapshot();
 	retention_scope_end(&scope);
-	return tenants;
 }
 
 /*
- * A single tenant that a run is asked for has to have a policy.
+ * A step: a single tenant that a run is asked for has to have a policy.
  */
 static void
-check_only_tenant(Run *run)
+step_check_tenant(void *arg)
 {
+	Run		   *run = arg;
 	RetentionStatement statement = retention_query_policy(run->policies);
 	RetentionPolicy policy = {0};
 	RetentionScope scope;
@@ -541,31 +628,46 @@ settle_status(RetentionRunRecord *record, const char *stop)
 }
 
 /*
+ * A step: finds out where everything is.
+ */
+static void
+step_look_up(void *arg)
+{
+	Run		   *run = arg;
+	RetentionScope scope;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	run->policies = retention_policy_relid();
+	run->relid = retention_installed_relid();
+	retention_target_check_delete(run->relid);
+	retention_scope_end(&scope);
+}
+
+/*
  * The work of a run between its first record and its last.
  */
 static void
 carry_out(Run *run)
 {
 	RetentionRunRecord *record = &run->record;
-	RetentionScope scope;
-	const char *stop = NULL;
-	List	   *tenants;
+	const char *stop;
 	ListCell   *lc;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	run->policies = retention_policy_relid();
-	run->relid = retention_installed_relid();
-	retention_scope_end(&scope);
-	retention_target_check_delete(run->relid);
-	begin_transaction(run);
-	if (record->only_tenant != NULL)
-		check_only_tenant(run);
+	MemoryContextSwitchTo(run->scratch);
+	retention_must(step_look_up, run);
+	SPI_commit();
+	stop = begin_transaction(run);
+	if (stop == NULL)
+	{
+		if (record->only_tenant != NULL)
+			retention_must(step_check_tenant, run);
+		show_activity(run);
+		retention_must(step_find_tenants, run);
+		record->tenants_due = list_length(run->tenants);
+	}
+	MemoryContextSwitchTo(run->context);
 
-	show_activity(run);
-	tenants = find_tenants(run);
-	record->tenants_due = list_length(tenants);
-
-	foreach(lc, tenants)
+	foreach(lc, run->tenants)
 	{
 		stop = clean_tenant(run, PointerGetDatum(lfirst(lc)));
 		if (stop == NULL && transaction_is_full(run))
@@ -574,6 +676,7 @@ carry_out(Run *run)
 			break;
 	}
 
+	MemoryContextSwitchTo(run->scratch);
 	settle_status(record, stop);
 	record_progress(run);
 	commit(run, false);
@@ -582,42 +685,56 @@ carry_out(Run *run)
 							retention_cutoff_before(run->now,
 													retention_history_days));
 	SPI_commit();
-}
-
-/*
- * A step: records that the run ended with an error.
- */
-static void
-step_fail(void *arg)
-{
-	Run		   *run = arg;
-
-	run->record.finished = GetCurrentTimestamp();
-	run->record.current_tenant = NULL;
-	run->record.waiting_for = NULL;
-	record_progress(run);
+	MemoryContextSwitchTo(run->context);
 }
 
 /*
  * After an error that ends the run: undoes the transaction that is under way
- * and records the error.
+ * and records what had been committed, and the error.
  */
 static void
 record_failure(Run *run, const ErrorData *error)
 {
-	ErrorData  *another;
+	const char *stop = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
+	"cancelled" : "failed";
 
 	SPI_rollback();
-	run->record.status = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
-		"cancelled" : "failed";
-	run->record.stop_reason = run->record.status;
+	unlock_tenants(run, 0);
+	run->record = run->committed;
+	run->record.status = run->record.stop_reason = stop;
 	run->record.message = error->message;
-	another = retention_try(step_fail, run);
-	if (another != NULL)
+	run->record.finished = GetCurrentTimestamp();
+	run->record.current_tenant = NULL;
+	run->record.waiting_for = NULL;
+	record_progress(run);
+	SPI_commit();
+}
+
+/*
+ * Does what record_failure() does; the error that ended the run is not lost
+ * if that cannot be done.
+ */
+static void
+try_to_record_failure(Run *run, const ErrorData *error)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		record_failure(run, error);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *another;
+
+		MemoryContextSwitchTo(context);
+		another = CopyErrorData();
+		FlushErrorState();
 		ereport(WARNING,
 				(errmsg("could not record the end of the run"),
 				 errdetail("%s", another->message)));
-	SPI_commit();
+	}
+	PG_END_TRY();
 }
 
 /*
@@ -822,27 +939,33 @@ retention_run(PG_FUNCTION_ARGS)
 
 	PG_TRY();
 	{
-		SPI_commit();
-		carry_out(run);
+		PG_TRY();
+		{
+			SPI_commit();
+			run->committed = run->record;
+			carry_out(run);
+		}
+		PG_CATCH();
+		{
+			MemoryContextSwitchTo(context);
+			error = CopyErrorData();
+			FlushErrorState();
+			try_to_record_failure(run, (ErrorData *) error);
+		}
+		PG_END_TRY();
+		if (error != NULL)
+			ReThrowError((ErrorData *) error);
 	}
-	PG_CATCH();
+	PG_FINALLY();
 	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		record_failure(run, (ErrorData *) error);
+		unlock_tenants(run, 0);
+		retention_unlock_run(run->record.id);
 	}
 	PG_END_TRY();
-
-	/* what an error left; a commit gives back the others */
-	for (int i = 0; i < run->nheld; i++)
-		retention_unlock_tenant(&run->held[i]);
-	retention_unlock_run(run->record.id);
-	if (error != NULL)
-		ReThrowError((ErrorData *) error);
 
 	report(run);
 	SPI_finish();
 	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	PG_RETURN_VOID();
 }

@@ -8,13 +8,17 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/partition.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/plancat.h"
 #include "tcop/dest.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/resowner.h"
@@ -32,9 +36,17 @@ typedef struct PlanEntry
 {
 	PlanKey		key;
 	SPIPlanPtr	plan;
+	CachedPlan *generic;		/* that we built: compared, never used */
 } PlanEntry;
 
 static HTAB *plans = NULL;
+
+/* the statement that is being planned, and the hook that was there before */
+static const RetentionStatement *planned_statement = NULL;
+static get_relation_info_hook_type prior_relation_info_hook = NULL;
+
+/* how many statements are under way, one within a trigger of the other */
+static int	depth = 0;
 
 /*
  * Settings under which plans are made.  The statements ask for one tenant's
@@ -85,50 +97,118 @@ plan_source(SPIPlanPtr plan)
 }
 
 /*
- * Builds the generic plan of a statement under planner_settings.  Only
- * planning happens under them: triggers that fire when the statement runs plan
- * their own queries as ever.
+ * May the statement that is being planned use this index?
+ */
+static bool
+is_index_of_statement(Oid index)
+{
+	List	   *ancestors = NIL;
+	bool		found = false;
+
+	if (get_rel_relispartition(index))
+		ancestors = get_partition_ancestors(index);
+	for (int i = 0; !found && i < planned_statement->nindexes; i++)
+		found = index == planned_statement->indexes[i] ||
+			list_member_oid(ancestors, planned_statement->indexes[i]);
+	list_free(ancestors);
+	return found;
+}
+
+/*
+ * While a plan is built: hides the other indexes of the tables that have the
+ * statement's.  An index on the time alone may look as good to the planner as
+ * ours when statistics know one tenant; for the others it reads everything.
  */
 static void
-build_generic_plan(SPIPlanPtr plan)
+hide_other_indexes(PlannerInfo *root, Oid relid, bool inhparent,
+				   RelOptInfo *rel)
+{
+	List	   *kept = NIL;
+	ListCell   *lc;
+
+	if (prior_relation_info_hook != NULL)
+		prior_relation_info_hook(root, relid, inhparent, rel);
+
+	foreach(lc, rel->indexlist)
+	{
+		IndexOptInfo *index = lfirst(lc);
+
+		if (is_index_of_statement(index->indexoid))
+			kept = lappend(kept, index);
+	}
+	if (kept != NIL)
+		rel->indexlist = kept;
+}
+
+/*
+ * Builds the generic plan of a statement under planner_settings and with its
+ * own indexes.  Only planning happens so: triggers that fire when the
+ * statement runs plan their own queries as ever.
+ */
+static void
+build_generic_plan(PlanEntry *entry, const RetentionStatement *statement)
 {
 	int			nestlevel = NewGUCNestLevel();
-	CachedPlan *cplan;
+	const RetentionStatement *outer_statement = planned_statement;
+	get_relation_info_hook_type outer_hook = get_relation_info_hook;
+	get_relation_info_hook_type outer_prior = prior_relation_info_hook;
 
 	for (int i = 0; i < (int) lengthof(planner_settings); i++)
 		retention_pin_setting(planner_settings[i][0], planner_settings[i][1]);
 
-	cplan = SPI_plan_get_cached_plan(plan);
-	if (cplan == NULL)
-		elog(ERROR, "statement has no single plan");
-	ReleaseCachedPlan(cplan, CurrentResourceOwner);
+	PG_TRY();
+	{
+		CachedPlan *cplan;
+
+		if (statement->nindexes > 0)
+		{
+			planned_statement = statement;
+			if (outer_hook != hide_other_indexes)
+				prior_relation_info_hook = outer_hook;
+			get_relation_info_hook = hide_other_indexes;
+		}
+		cplan = SPI_plan_get_cached_plan(entry->plan);
+		if (cplan == NULL)
+			elog(ERROR, "statement has no single plan");
+		entry->generic = cplan;
+		ReleaseCachedPlan(cplan, CurrentResourceOwner);
+	}
+	PG_FINALLY();
+	{
+		get_relation_info_hook = outer_hook;
+		prior_relation_info_hook = outer_prior;
+		planned_statement = outer_statement;
+	}
+	PG_END_TRY();
 	AtEOXact_GUC(true, nestlevel);
 }
 
 /*
- * Is there a generic plan that the server will run as it is?  One that depends
- * on the role or on the current snapshot may be made anew when it runs.
+ * Is the generic plan that we built there, and will the server run it as it
+ * is?  One that depends on the role or on the current snapshot may be made
+ * anew when it runs.
  */
 static bool
-has_lasting_plan(CachedPlanSource *source)
+has_lasting_plan(const PlanEntry *entry)
 {
-	return source->is_valid && !source->dependsOnRLS &&
+	CachedPlanSource *source = plan_source(entry->plan);
+
+	return source->is_valid && source->gplan == entry->generic && !source->dependsOnRLS &&
 		source->gplan != NULL && source->gplan->is_valid &&
 		!source->gplan->dependsOnRole &&
 		!TransactionIdIsValid(source->gplan->saved_xmin);
 }
 
 /*
- * Is this plan still the one for the statement?  Not when the relation or a
- * name in the text has changed.
+ * Is this plan still the one for the statement?  Not when a name or a type has
+ * changed.  A plan that has merely become invalid plans itself anew.
  */
 static bool
 plan_fits(SPIPlanPtr plan, const RetentionStatement *statement)
 {
 	CachedPlanSource *source = plan_source(plan);
 
-	if (!SPI_plan_is_valid(plan) ||
-		strcmp(source->query_string, statement->text) != 0)
+	if (strcmp(source->query_string, statement->text) != 0)
 		return false;
 	for (int i = 0; i < statement->nargs; i++)
 	{
@@ -140,8 +220,8 @@ plan_fits(SPIPlanPtr plan, const RetentionStatement *statement)
 
 /*
  * The kept plan for a statement about a relation, found again by the relation
- * and the kind of statement.  It is made when there is none yet or when a
- * change has made it stale, and is a generic one made under planner_settings.
+ * and the kind of statement.  It is made when there is none yet or when the
+ * statement has changed, and is a generic one made under planner_settings.
  *
  * The caller holds a lock on the relation, so that nothing invalidates the
  * plan before it runs, and is inside a scope, as plans remember the search
@@ -151,6 +231,7 @@ SPIPlanPtr
 retention_spi_plan(Oid relid, int kind, const RetentionStatement *statement)
 {
 	PlanKey		key = {relid, kind};
+	MemoryContext caller = CurrentMemoryContext;
 	PlanEntry  *entry;
 	bool		found;
 
@@ -173,7 +254,9 @@ retention_spi_plan(Oid relid, int kind, const RetentionStatement *statement)
 		SPIPlanPtr	stale = entry->plan;
 
 		entry->plan = NULL;
-		SPI_freeplan(stale);
+		/* it may be running, if a trigger called us; then it is left behind */
+		if (depth == 0)
+			SPI_freeplan(stale);
 	}
 
 	if (entry->plan == NULL)
@@ -189,14 +272,20 @@ retention_spi_plan(Oid relid, int kind, const RetentionStatement *statement)
 		if (SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not keep plan");
 		entry->plan = plan;
+		entry->generic = NULL;
 	}
 
-	if (!has_lasting_plan(plan_source(entry->plan)))
-		build_generic_plan(entry->plan);
+	if (!has_lasting_plan(entry))
+		build_generic_plan(entry, statement);
 
+	/* SPI leaves its own context behind */
+	MemoryContextSwitchTo(caller);
 	return entry->plan;
 }
 
+/*
+ * The functions of a RowReceiver.
+ */
 static void
 row_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
@@ -232,8 +321,9 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 {
 	SPIExecuteOptions options = {0};
 	RowReceiver receiver = {0};
+	MemoryContext caller = CurrentMemoryContext;
 	int			nargs = SPI_getargcount(plan);
-	int			result;
+	volatile int result = 0;
 
 	if (nargs > 0)
 	{
@@ -259,10 +349,22 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 	receiver.pub.mydest = DestTuplestore;
 	receiver.row = row;
 	receiver.arg = arg;
-	receiver.context = CurrentMemoryContext;
+	receiver.context = caller;
 	options.dest = &receiver.pub;
 
-	result = SPI_execute_plan_extended(plan, &options);
+	depth++;
+	PG_TRY();
+	{
+		result = SPI_execute_plan_extended(plan, &options);
+	}
+	PG_FINALLY();
+	{
+		depth--;
+	}
+	PG_END_TRY();
+
+	/* SPI leaves its own context behind */
+	MemoryContextSwitchTo(caller);
 	if (result != expected)
 		elog(ERROR, "unexpected SPI result: %s",
 			 SPI_result_code_string(result));
@@ -277,8 +379,10 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 void
 retention_spi_utility(const char *text)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int			result = SPI_execute(text, false, 0);
 
+	MemoryContextSwitchTo(caller);
 	if (result != SPI_OK_UTILITY)
 		elog(ERROR, "unexpected SPI result: %s",
 			 SPI_result_code_string(result));
@@ -304,16 +408,18 @@ retention_scope_begin(RetentionScope *scope, const char *search_path,
 		SetUserIdAndSecContext(owner,
 							   scope->sec_context |
 							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
 }
 
 /*
- * Undoes retention_scope_begin().
+ * Undoes retention_scope_begin(), and with it whatever the owner's code has
+ * set meanwhile.
  */
 void
 retention_scope_end(RetentionScope *scope)
 {
-	AtEOXact_GUC(true, scope->nestlevel);
+	AtEOXact_GUC(GetUserId() == scope->userid, scope->nestlevel);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
 }
 
@@ -354,4 +460,17 @@ retention_try(void (*function) (void *arg), void *arg)
 		 error->sqlerrcode == ERRCODE_ASSERT_FAILURE))
 		ReThrowError((ErrorData *) error);
 	return (ErrorData *) error;
+}
+
+/*
+ * Calls function(arg) in a subtransaction and throws its error on after that
+ * has been rolled back.
+ */
+void
+retention_must(void (*function) (void *arg), void *arg)
+{
+	ErrorData  *error = retention_try(function, arg);
+
+	if (error != NULL)
+		ReThrowError(error);
 }

@@ -10,6 +10,7 @@
 #include "executor/spi.h"
 
 #define RETENTION_MAX_ARGS 20
+#define RETENTION_MAX_INDEXES 2
 
 /* A statement: its text with $n for values, and the types of these. */
 typedef struct RetentionStatement
@@ -17,6 +18,13 @@ typedef struct RetentionStatement
 	const char *text;
 	int			nargs;
 	Oid			argtypes[RETENTION_MAX_ARGS];
+
+	/*
+	 * The only indexes that the plan may use on the tables that have them;
+	 * those of partitions go with those of the partitioned table.
+	 */
+	int			nindexes;
+	Oid			indexes[RETENTION_MAX_INDEXES];
 } RetentionStatement;
 
 /* Takes one row of a result; returns false when it wants no more. */
@@ -42,5 +50,6 @@ extern void retention_scope_begin(RetentionScope *scope,
 extern void retention_scope_end(RetentionScope *scope);
 extern void retention_pin_setting(const char *name, const char *value);
 extern ErrorData *retention_try(void (*function) (void *arg), void *arg);
+extern void retention_must(void (*function) (void *arg), void *arg);
 
 #endif							/* RETENTION_SPI_UTIL_H */

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "nodes/primnodes.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -510,6 +511,15 @@ retention_target_open(Oid relid, LOCKMODE lockmode)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table with OID %u does not exist", relid)));
+
+	/*
+	 * The weaker locks that statements take on it, too: a lock taken anew may
+	 * bring an invalidation that would make the server plan a statement anew
+	 * when it runs.
+	 */
+	LockRelationOid(relid, AccessShareLock);
+	if (lockmode >= RowExclusiveLock)
+		LockRelationOid(relid, RowShareLock);
 	target = describe(rel);
 	table_close(rel, NoLock);
 	return target;

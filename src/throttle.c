@@ -27,7 +27,7 @@
  * what its consumer has confirmed.
  */
 static const RetentionStatement lag_statement = {
-	"SELECT who, lag FROM ("
+	.text = "SELECT who, lag FROM ("
 	"SELECT pg_catalog.format('standby \"%s\"', application_name) AS who,"
 	" pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn)"
 	"::pg_catalog.int8 AS lag FROM pg_catalog.pg_stat_replication"
@@ -39,8 +39,7 @@ static const RetentionStatement lag_statement = {
 	" confirmed_flush_lsn)::pg_catalog.int8"
 	" FROM pg_catalog.pg_replication_slots"
 	" WHERE slot_type OPERATOR(pg_catalog.=) 'logical'"
-	") AS behind WHERE lag IS NOT NULL ORDER BY lag DESC LIMIT 1",
-	0, {InvalidOid}
+	") AS behind WHERE lag IS NOT NULL ORDER BY lag DESC LIMIT 1"
 };
 
 /*
@@ -120,20 +119,24 @@ retention_throttle_pace(const RetentionLimits *limits,
 		rows * USECS_PER_SEC / limits->max_rows_per_second;
 }
 
+/*
+ * Takes who is furthest behind.
+ */
 static bool
 take_lag(TupleTableSlot *slot, void *arg)
 {
 	RetentionProbe *probe = arg;
 	bool		isnull;
 
-	probe->laggard = TextDatumGetCString(slot_getattr(slot, 1, &isnull));
+	text_to_cstring_buffer(DatumGetTextPP(slot_getattr(slot, 1, &isnull)),
+						   probe->laggard, sizeof(probe->laggard));
 	probe->lag_bytes = DatumGetInt64(slot_getattr(slot, 2, &isnull));
 	return false;
 }
 
 /*
  * Looks who is behind, and how far, with the rights of `reader`: the views
- * hide it from common users.  The name is in the current memory context.
+ * hide it from common users.
  */
 void
 retention_throttle_probe_lag(Oid reader, RetentionProbe *probe)
@@ -143,7 +146,7 @@ retention_throttle_probe_lag(Oid reader, RetentionProbe *probe)
 	int			sec_context;
 
 	probe->lag_bytes = 0;
-	probe->laggard = NULL;
+	probe->laggard[0] = '\0';
 	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(reader,

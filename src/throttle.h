@@ -28,7 +28,7 @@ typedef struct RetentionProbe
 	TimestampTz paced_until;	/* the rows deleted so far allow no more yet */
 	TimestampTz rested_until;	/* the pause after the last commit */
 	int64		lag_bytes;
-	const char *laggard;		/* who is behind by that, or NULL */
+	char		laggard[NAMEDATALEN + 32];	/* who is behind by that */
 } RetentionProbe;
 
 typedef enum RetentionAction

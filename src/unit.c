@@ -8,10 +8,11 @@
  */
 #include "postgres.h"
 
-#include "utils/guc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "guc.h"
 #include "query.h"
@@ -66,6 +67,11 @@ step_begin(void *arg)
 	same = unit->plan != NULL && found == unit->has_policy &&
 		policy.retention_days == unit->policy.retention_days &&
 		policy.min_to_keep == unit->policy.min_to_keep;
+	for (int leg = 0; leg < unit->target->nlegs; leg++)
+	{
+		same = same && unit->types[leg] == unit->target->legs[leg].type;
+		unit->types[leg] = unit->target->legs[leg].type;
+	}
 	unit->policy = policy;
 	unit->has_policy = found;
 	if (same)
@@ -73,6 +79,9 @@ step_begin(void *arg)
 		retention_plan_committed(unit->plan);
 		return;
 	}
+	if (unit->plan != NULL)
+		retention_plan_end(unit->plan);
+	unit->plan = NULL;
 
 	options.cutoff = retention_cutoff_before(unit->now, policy.retention_days);
 	options.min_to_keep = policy.min_to_keep;
@@ -131,8 +140,11 @@ step_record(void *arg)
 	RetentionUnit *unit = arg;
 	RetentionStatement statement = retention_query_record(unit->policies);
 	RetentionScope scope;
+	char		patience[16];
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	snprintf(patience, sizeof(patience), "%d", RETENTION_ROW_LOCK_PATIENCE_MS);
+	retention_pin_setting("lock_timeout", patience);
 	retention_policy_record(unit->policies, &statement,
 							unit->record.tenant, GetCurrentTimestamp(),
 							unit->record.deleted);
@@ -219,14 +231,24 @@ retention_unit_may_succeed(RetentionUnit *unit)
 }
 
 /*
- * Records in the policy what was deleted.  `stopped` says that the run has
- * stopped before the unit was done.
+ * Records in the policy what was deleted; that this fails does not make the
+ * cleanup a failure.  `stopped` says that the run has stopped before the unit
+ * was done.
  */
 void
 retention_unit_end(RetentionUnit *unit, bool stopped)
 {
+	RetentionTenantRecord record = unit->record;
+
 	if (stopped)
-		unit->record.skipped_locked += unit->skipped_at_first;
-	if (unit->record.deleted > 0 && unit->has_policy)
-		(void) take_step(unit, step_record);
+		record.skipped_locked += unit->skipped_at_first;
+	if (record.deleted > 0 && unit->has_policy &&
+		!take_step(unit, step_record))
+		ereport(WARNING,
+				(errcode(unit->record.sqlerrcode),
+				 errmsg("could not note in the policy of tenant %s that it was cleaned",
+						DatumGetCString(DirectFunctionCall1(uuid_out,
+															record.tenant))),
+				 errdetail("%s", unit->record.message)));
+	unit->record = record;
 }

@@ -27,6 +27,7 @@ typedef struct RetentionUnit
 	RetentionTenantRecord record;
 	RetentionPolicy policy;
 	bool		has_policy;
+	Oid			types[RETENTION_MAX_LEGS];	/* of the plan's legs */
 	RetentionPlan *plan;
 	RetentionBatch batch;
 	bool		has_batch;

@@ -30,6 +30,7 @@ INSERT INTO declared VALUES
     ('job_command(text)', 's', true),
     ('job_name(text)', 's', true),
     ('list_policies()', 's', true),
+    ('lock_tenant(uuid)', 'v', true),
     ('oldest_due(uuid,integer,integer)', 's', true),
     ('patience()', 's', true),
     ('preview(uuid)', 's', true),

@@ -1,0 +1,241 @@
+# 010_schedule.pl - retention.schedule(), unschedule(), scheduled_jobs, and what
+# check() and health() say about them: with pg_cron in the database, in another one,
+# and absent.  Nobody waits for a job to fire here: what pg_cron would have written
+# about it is written by hand.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use Test::More;
+
+plan skip_all => 'pg_cron is not installed' unless have_library('pg_cron');
+
+my $node = start_node(
+	'schedule',
+	"shared_preload_libraries = 'pg_cron'",
+	"cron.database_name = 'postgres'",
+	"timezone = 'Europe/Berlin'");
+
+sub findings
+{
+	my ($db, $where) = @_;
+
+	return $node->safe_psql($db,
+		"SELECT severity, object, finding FROM retention.check_schedule() WHERE $where");
+}
+
+sub prepare
+{
+	my ($db) = @_;
+
+	$node->safe_psql($db,
+		executions_table() . "CREATE EXTENSION retention;
+		SELECT retention.set_policy('" . tenant(1) . "', 30)");
+	return;
+}
+
+# What a job is, without what pg_cron may change.
+my $jobs = q{SELECT job_name, kind, schedule, database, username, active, last_status
+	FROM retention.scheduled_jobs};
+
+# ---- Loaded, but not created
+
+prepare('postgres');
+my $error = psql_fails($node, 'postgres', 'SELECT * FROM retention.schedule()', '55000', 'no extension');
+like($error, qr/pg_cron is not available in database "postgres"/, 'the message');
+like($error, qr/shared_preload_libraries = 'pg_cron'\ncron\.database_name = 'postgres'\nCREATE EXTENSION pg_cron;/,
+	'three lines of set-up');
+is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'),
+	'0|Nothing was scheduled: pg_cron is not available here.|', 'unscheduling says so');
+is(findings('postgres', 'true'),
+	'warning|extension pg_cron|It is not available here and no run has started lately.',
+	'check: no pg_cron');
+
+# ---- In this database
+
+$node->safe_psql('postgres', 'CREATE EXTENSION pg_cron');
+is(findings('postgres', "severity <> 'info'"),
+	'warning|extension pg_cron|No job that you can see runs retention.run(), and no run has started lately.',
+	'check: nothing is scheduled');
+
+my $first = $node->safe_psql('postgres', 'SELECT * FROM retention.schedule()');
+like($first,
+	qr/^\d+\|retention:postgres\|0 2 \* \* \*\|CALL retention\.run\(\)\|postgres\|Job \d+ runs in database "postgres" as role "\w+"\.\|$/,
+	'one row');
+my $user = $node->safe_psql('postgres', 'SELECT current_user');
+my ($id) = split /\|/, $first;
+is($node->safe_psql('postgres', $jobs),
+	join("\n",
+		"retention:postgres|run|0 2 * * *|postgres|$user|t|",
+		"retention-prune:postgres|prune|17 3 * * *|postgres|$user|t|"),
+	'a job that runs and one that prunes');
+is(findings('postgres', 'true'),
+	'info|extension pg_cron|It reads schedules in time zone GMT; yours is Europe/Berlin.',
+	'check: only the time zone');
+is($node->safe_psql('postgres', 'SELECT schedule, schedule_active, severity FROM retention.health()'),
+	'0 2 * * *|t|ok', 'health shows it');
+is( $node->safe_psql('postgres', q{
+		SET timezone = 'Europe/Berlin'; ALTER SYSTEM SET timezone = 'UTC'; SELECT pg_reload_conf()}),
+	't', 'the server in UTC');
+wait_for($node, 'postgres', q{SELECT reset_val = 'UTC' FROM pg_settings WHERE name = 'TimeZone'}, 'it is');
+is(findings('postgres', 'true'), '', 'check: nothing');
+
+# Again: the same jobs
+is($node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()'), $id, 'the same job');
+is($node->safe_psql('postgres', q{SELECT job_id, schedule FROM retention.schedule('15 4 * * 0')}),
+	"$id|15 4 * * 0", 'with another schedule');
+is($node->safe_psql('postgres', q{SET retention.schedule = '5 5 * * *'; SELECT job_id, schedule FROM retention.schedule()}),
+	"$id|5 5 * * *", 'with that of the setting');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), 2, 'two jobs still');
+
+# One that was put to sleep wakes up
+$node->safe_psql('postgres', "SELECT cron.alter_job($id, active => false)");
+is(findings('postgres', 'true'), 'warning|job retention:postgres|It is inactive.', 'check: inactive');
+is($node->safe_psql('postgres', 'SELECT schedule_active, severity, message FROM retention.health()'),
+	'f|warning|The scheduled job is inactive: SELECT * FROM retention.schedule();', 'health: inactive');
+isnt($node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()'), '', 'scheduled again');
+is($node->safe_psql('postgres', q{SELECT count(*), bool_and(active) FROM retention.scheduled_jobs WHERE kind = 'run'}),
+	'1|t', 'it is active');
+$id = $node->safe_psql('postgres', q{SELECT job_id FROM retention.scheduled_jobs WHERE kind = 'run'});
+
+# pg_cron's own errors come through, with help
+$error = psql_fails($node, 'postgres', q{SELECT * FROM retention.schedule('at night')}, '22023', 'no schedule');
+like($error, qr/invalid schedule: at night\n.*HINT:  \S/s, 'the message of pg_cron and a hint');
+is($node->safe_psql('postgres', 'SELECT job_id, schedule FROM retention.scheduled_jobs WHERE kind = \'run\''),
+	"$id|0 2 * * *", 'the job is as it was');
+
+# ---- Jobs that do not go well
+
+$node->safe_psql('postgres', qq{
+	INSERT INTO cron.job_run_details (jobid, runid, database, username, command, status, return_message, start_time, end_time)
+	VALUES ($id, 1001, 'postgres', current_user, 'CALL retention.run()', 'succeeded', 'CALL', now() - interval '400 days', now() - interval '400 days'),
+		($id, 1002, 'postgres', current_user, 'CALL retention.run()', 'failed', 'connection failed', NULL, NULL),
+		($id, 1003, 'postgres', current_user, 'CALL retention.run()', 'succeeded', 'CALL', now() - interval '91 days', now() - interval '91 days'),
+		(99999, 1004, 'postgres', current_user, 'SELECT 1', 'succeeded', '1 row', now() - interval '400 days', now() - interval '400 days'),
+		($id, 1005, 'postgres', current_user, 'CALL retention.run()', 'succeeded', 'CALL', now() - interval '72 hours', now() - interval '72 hours')});
+is(findings('postgres', 'true'), 'critical|job retention:postgres|It has not been started lately.', 'check: does not fire');
+$node->safe_psql('postgres', qq{
+	INSERT INTO cron.job_run_details (jobid, runid, database, username, command, status, return_message)
+	VALUES ($id, 1006, 'postgres', current_user, 'CALL retention.run()', 'failed', 'connection failed')});
+is($node->safe_psql('postgres', 'SELECT severity, object, finding, advice FROM retention.check_schedule()'),
+	'warning|job retention:postgres|Its last start failed: connection failed.|'
+	  . 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect.',
+	'check: cannot connect');
+
+# The pruning job's command, as pg_cron would run it
+$node->safe_psql('postgres',
+	$node->safe_psql('postgres', q{SELECT command FROM cron.job WHERE jobname = 'retention-prune:postgres'}));
+is($node->safe_psql('postgres', q{SELECT string_agg(runid::text, ' ' ORDER BY runid) FROM cron.job_run_details}),
+	'1004 1005 1006', 'details older than history_days are gone, those of other jobs are not');
+$node->safe_psql('postgres', q{SET retention.history_days = 2; SELECT retention.schedule()});
+$node->safe_psql('postgres',
+	$node->safe_psql('postgres', q{SELECT command FROM cron.job WHERE jobname = 'retention-prune:postgres'}));
+is($node->safe_psql('postgres', q{SELECT string_agg(runid::text, ' ' ORDER BY runid) FROM cron.job_run_details}),
+	'1004 1006', 'the setting counts when the job is scheduled');
+$node->safe_psql('postgres', 'DELETE FROM cron.job_run_details');
+
+# ---- Another role
+
+$node->safe_psql('postgres', q{
+	CREATE ROLE janitor LOGIN;
+	GRANT EXECUTE ON FUNCTION retention.schedule, retention.unschedule TO janitor});
+$error = psql_fails($node, 'postgres', 'SET ROLE janitor; SELECT * FROM retention.schedule()', '42501', 'no right to pg_cron');
+like($error, qr/HINT:  GRANT USAGE ON SCHEMA cron TO janitor;/, 'the grant to run');
+is($node->safe_psql('postgres', 'SET ROLE janitor; SELECT count(*) FROM retention.scheduled_jobs'), 0, 'sees no jobs');
+like($node->safe_psql('postgres', 'SET ROLE janitor; SELECT object, finding FROM retention.check()'),
+	qr/^extension pg_cron\|You may not see its jobs\.$/m, 'check says so');
+$node->safe_psql('postgres', 'GRANT USAGE ON SCHEMA cron TO janitor');
+$node->safe_psql('postgres', 'SELECT retention.unschedule()');
+is($node->safe_psql('postgres', 'SET ROLE janitor; SELECT job_name, message FROM retention.schedule()') =~ s/\d+/N/r,
+	'retention:postgres|Job N runs in database "postgres" as role "janitor".', 'its own job');
+$error = psql_fails($node, 'postgres', 'SELECT * FROM retention.schedule()', '42710', 'the superuser does not make a second one');
+like($error, qr/job "retention:postgres" belongs to role "janitor"/, 'and says whose it is');
+
+my $rights = q{SELECT severity, object, finding, advice FROM retention.check_rights()};
+is($node->safe_psql('postgres', $rights),
+	join("\n", map { "critical|role janitor|A job runs as this role, which lacks $_->[0].|GRANT $_->[1] TO janitor;" }
+		['EXECUTE on procedure retention.run', 'EXECUTE ON PROCEDURE retention.run'],
+		['DELETE on table public.executions', 'DELETE ON public.executions'],
+		['SELECT on table public.execution_retention_policies', 'SELECT ON public.execution_retention_policies'],
+		['SELECT on table public.executions', 'SELECT ON public.executions'],
+		['UPDATE of last_cleanup_at on table public.execution_retention_policies',
+			'UPDATE (last_cleanup_at) ON public.execution_retention_policies'],
+		['UPDATE of last_cleanup_deleted_count on table public.execution_retention_policies',
+			'UPDATE (last_cleanup_deleted_count) ON public.execution_retention_policies']),
+	'check: what the role lacks');
+$node->safe_psql('postgres', $node->safe_psql('postgres', q{SELECT advice FROM retention.check_rights()}));
+is($node->safe_psql('postgres', $rights), '', 'the advice mends it');
+$node->safe_psql('postgres', q{
+	ALTER TABLE executions ENABLE ROW LEVEL SECURITY; ALTER ROLE janitor NOLOGIN; REVOKE USAGE ON SCHEMA public FROM PUBLIC});
+is($node->safe_psql('postgres', $rights),
+	join("\n",
+		'critical|role janitor|A job runs as this role, which lacks the right to log in.|ALTER ROLE janitor LOGIN;',
+		'critical|role janitor|A job runs as this role, which lacks USAGE on schema public.|GRANT USAGE ON SCHEMA public TO janitor;',
+		'critical|table public.executions|Row-level security hides rows from role "janitor", as which a job runs: runs fail.|'
+		  . 'ALTER ROLE janitor BYPASSRLS;'),
+	'check: login, schema, row-level security');
+$node->safe_psql('postgres', 'UPDATE cron.job SET username = \'gone\'');
+is($node->safe_psql('postgres', 'SELECT object, finding FROM retention.check_rights()'),
+	'role gone|A job runs as this role, which does not exist.', 'check: no such role');
+is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'), '2|No run is scheduled any more.|',
+	'the superuser removes the jobs of others');
+is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'), '0|Nothing was scheduled.|', 'twice is fine');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), 0, 'no job is left');
+
+# Jobs that somebody made without retention.schedule() count
+$node->safe_psql('postgres', q{SELECT cron.schedule('mine', '0 1 * * *', 'call RETENTION.RUN(force => true)')});
+is($node->safe_psql('postgres', 'SELECT job_name, kind FROM retention.scheduled_jobs'), 'mine|run', 'a job of another name');
+is(findings('postgres', 'true'), '', 'check: that will do');
+$node->safe_psql('postgres', 'SELECT retention.schedule()');
+is(findings('postgres', 'true'), 'info|extension pg_cron|2 active jobs run retention.run().', 'check: one too many');
+
+# ---- In another database
+
+$node->safe_psql('postgres', 'SELECT cron.unschedule(jobid) FROM cron.job; CREATE DATABASE "my app"');
+prepare('my app');
+my ($job, $name, $schedule, $command, $db, $message, $statement) = split /\|/,
+  $node->safe_psql('my app', q{SELECT * FROM retention.schedule('30 1 * * *')}), 7;
+is("$job,$name,$schedule,$command,$db", ',retention:my app,30 1 * * *,CALL retention.run(),my app', 'what would be scheduled');
+is($message, 'pg_cron keeps its jobs in database "postgres": run the statement there.', 'where');
+like($statement, qr/^SELECT cron\.schedule_in_database\('retention:my app', '30 1 \* \* \*', 'CALL retention\.run\(\)', 'my app'\);\n/,
+	'the exact statement');
+$node->safe_psql('postgres', $statement) for 1, 2;
+is($node->safe_psql('postgres', 'SELECT jobname, schedule, database FROM cron.job ORDER BY 1 DESC'),
+	join("\n", 'retention:my app|30 1 * * *|my app', 'retention-prune:my app|17 3 * * *|postgres'),
+	'run there, twice: one job for each');
+$node->safe_psql('postgres', $node->safe_psql('postgres', q{SELECT command FROM cron.job WHERE jobname ~ 'prune'}));
+like(findings('my app', 'true'),
+	qr/^warning\|extension pg_cron\|It keeps its jobs in database "postgres": .* seen from here\.  No run has started lately\.$/,
+	'check: cannot see it');
+$node->safe_psql('my app', q{
+	INSERT INTO retention.run_history (started_at, finished_at, status, run_by, pid, stop_reason)
+	VALUES (now(), now(), 'succeeded', 'me', 1, 'done')});
+like(findings('my app', 'true'), qr/^info\|extension pg_cron\|.* seen from here\.$/, 'check: but it runs');
+is($node->safe_psql('my app', 'SELECT severity, message, schedule FROM retention.health()'), 'ok|All is well.|',
+	'health: all is well');
+($job, $message, $statement) = split /\|/, $node->safe_psql('my app', 'SELECT * FROM retention.unschedule()'), 3;
+is("$job,$message", '0,pg_cron keeps its jobs in database "postgres": run the statement there.', 'unscheduling, too');
+$node->safe_psql('postgres', $statement);
+is($node->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), 0, 'the statement removes both');
+
+# ---- Not loaded
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain'");
+$node->restart;
+$error = psql_fails($node, 'my app', 'SELECT * FROM retention.schedule()', '55000', 'not loaded');
+like($error, qr/shared_preload_libraries = 'auto_explain, pg_cron'\ncron\.database_name = 'my app'\nCREATE EXTENSION pg_cron;/,
+	'what is loaded stays');
+is(findings('postgres', "severity = 'critical'"),
+	'critical|extension pg_cron|Its launcher is not running: no schedule fires.', 'check: created, but not loaded');
+my ($rc, undef, $stderr) = $node->psql('postgres', 'SELECT * FROM retention.schedule()');
+is($rc, 3, 'scheduling fails there');
+like($stderr, qr/pg_cron/, 'and names pg_cron');
+is($node->safe_psql('my app', q{SELECT retention_days_from FROM retention.get_policy('} . tenant(9) . q{')}), 'default',
+	'a new session finds the settings');
+
+$node->stop;
+done_testing();
