@@ -103,26 +103,26 @@ static void
 show_activity(Run *run)
 {
 	RetentionRunRecord *record = &run->record;
-	char text[	128];
+	char		activity[128];
 	char	   *tenant;
 
 	if (record->waiting_for != NULL)
-		snprintf(text, sizeof(text), "retention: waiting for %s, "
+		snprintf(activity, sizeof(activity), "retention: waiting for %s, "
 				 INT64_FORMAT " rows deleted",
 				 record->waiting_for, record->deleted);
 	else if (record->current_tenant != NULL)
 	{
 		tenant = DatumGetCString(DirectFunctionCall1(uuid_out,
 													 *record->current_tenant));
-		snprintf(text, sizeof(text), "retention: tenant %s (%d of %d), "
+		snprintf(activity, sizeof(activity), "retention: tenant %s (%d of %d), "
 				 INT64_FORMAT " rows deleted", tenant,
 				 record->tenants + 1, record->tenants_due, record->deleted);
 		pfree(tenant);
 	}
 	else
-		snprintf(text, sizeof(text), "retention: looking for what is due");
-	set_ps_display(text);
-	pgstat_report_activity(STATE_RUNNING, text);
+		snprintf(activity, sizeof(activity), "retention: looking for what is due");
+	set_ps_display(activity);
+	pgstat_report_activity(STATE_RUNNING, activity);
 }
 
 /*
@@ -738,6 +738,34 @@ try_to_record_failure(Run *run, const ErrorData *error)
 }
 
 /*
+ * Carries out the run.  Returns the error that ended it, recorded as far as
+ * that was possible, or NULL.
+ */
+static ErrorData *
+carry_out_or_record(Run *run)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		SPI_commit();
+		run->committed = run->record;
+		carry_out(run);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(run->context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (error != NULL)
+		try_to_record_failure(run, (ErrorData *) error);
+	return (ErrorData *) error;
+}
+
+/*
  * Tells the caller, and the log, what the run did.
  */
 static void
@@ -902,8 +930,7 @@ retention_run(PG_FUNCTION_ARGS)
 {
 	MemoryContext context;
 	MemoryContext caller;
-	Run		   *volatile run;
-	ErrorData  *volatile error = NULL;
+	Run		   *run;
 
 	check_context(fcinfo);
 	if (!retention_enabled)
@@ -939,22 +966,10 @@ retention_run(PG_FUNCTION_ARGS)
 
 	PG_TRY();
 	{
-		PG_TRY();
-		{
-			SPI_commit();
-			run->committed = run->record;
-			carry_out(run);
-		}
-		PG_CATCH();
-		{
-			MemoryContextSwitchTo(context);
-			error = CopyErrorData();
-			FlushErrorState();
-			try_to_record_failure(run, (ErrorData *) error);
-		}
-		PG_END_TRY();
+		ErrorData  *error = carry_out_or_record(run);
+
 		if (error != NULL)
-			ReThrowError((ErrorData *) error);
+			ReThrowError(error);
 	}
 	PG_FINALLY();
 	{
