@@ -123,9 +123,14 @@ bool
 retention_run_lock_is_held(int64 run_id)
 {
 	LOCKTAG		tag = run_tag(run_id);
-	int			holders = 0;
 
-	(void) GetLockConflicts(&tag, ExclusiveLock, &holders);
-	return holders > 0 ||
-		retention_compat_lock_held_by_me(&tag, ExclusiveLock);
+	/*
+	 * GetLockConflicts() would not see a holder that is between two
+	 * transactions, so try to get it.
+	 */
+	if (retention_compat_lock_held_by_me(&tag, ExclusiveLock) ||
+		LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ShareLock, false);
+	return false;
 }

@@ -176,8 +176,14 @@ retention_query_plan(const RetentionTarget *target, RetentionQuery query,
 static char *
 policy_table(Oid policy_relid)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(policy_relid)),
-									  get_rel_name(policy_relid));
+	char	   *schema = get_namespace_name(get_rel_namespace(policy_relid));
+	char	   *name = get_rel_name(policy_relid);
+
+	if (schema == NULL || name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", policy_relid)));
+	return quote_qualified_identifier(schema, name);
 }
 
 /*

@@ -146,6 +146,12 @@ step_open(void *arg)
 	MemoryContext caller;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	if (run->policies != retention_policy_relid() ||
+		run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" has been created anew during the run",
+						RETENTION_EXTENSION)));
 	MemoryContextReset(run->target_context);
 	caller = MemoryContextSwitchTo(run->target_context);
 	run->target = *retention_installed_open(RowExclusiveLock);
@@ -670,7 +676,8 @@ carry_out(Run *run)
 	foreach(lc, run->tenants)
 	{
 		stop = clean_tenant(run, PointerGetDatum(lfirst(lc)));
-		if (stop == NULL && transaction_is_full(run))
+		if (stop == NULL && transaction_is_full(run) &&
+			lnext(run->tenants, lc) != NULL)
 			stop = end_transaction(run, false);
 		if (stop != NULL)
 			break;
@@ -700,6 +707,10 @@ record_failure(Run *run, const ErrorData *error)
 
 	SPI_rollback();
 	unlock_tenants(run, 0);
+	if (run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
+		elog(ERROR, "history of the run is gone");
+	run->committed.waited_us = run->record.waited_us;
+	run->committed.waited_for = run->record.waited_for;
 	run->record = run->committed;
 	run->record.status = run->record.stop_reason = stop;
 	run->record.message = error->message;

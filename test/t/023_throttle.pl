@@ -1,0 +1,284 @@
+# 023_throttle.pl - the limits of a run: a standby and a logical slot that are behind,
+# time, rows per second, pauses; and what it is like while it sleeps.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use RunTest;
+use Test::More;
+use Time::HiRes 'time';
+
+my $node = PostgreSQL::Test::Cluster->new('primary');
+$node->init(allows_streaming => 'logical');
+$node->append_conf('postgresql.conf', "autovacuum = off\nlog_statement = none");
+$node->start;
+my $t1 = tenant(1);
+$node->safe_psql('postgres', prepare_runs() . policy($t1, 30, 10));
+
+sub refill
+{
+	my ($rows) = @_;
+
+	$node->safe_psql('postgres', 'TRUNCATE executions;' . rows_of($t1, $rows + 10, newest => 50));
+	mischief($node);
+	remember($node);
+	return;
+}
+
+# Waits until history says that the run waits for this.
+sub wait_until_waiting
+{
+	my ($run, $for, $name) = @_;
+
+	wait_for($node, 'postgres', qq{
+		SELECT waiting_for = '$for' FROM retention.run_history
+		WHERE pid = $run->{pid} AND status = 'running'}, "$name: history says for what it waits");
+	return;
+}
+
+# What a sleeping run is like: it has no snapshot and no transaction that would keep
+# VACUUM from removing what it deleted, no lock on the table, and says what it does.
+sub looks_asleep
+{
+	my ($run, $for, $name) = @_;
+	my $gone = gone($node);
+
+	cmp_ok($gone, '>', 0, "$name: some rows are gone");
+	# while it looks at who is behind it has a snapshot, for a moment
+	wait_for($node, 'postgres', "
+		SELECT state = 'active' AND wait_event_type = 'Extension'
+			   AND backend_xid IS NULL AND backend_xmin IS NULL
+			   AND query = 'retention: waiting for $for, $gone rows deleted'
+		FROM pg_stat_activity WHERE pid = $run->{pid}",
+		"$name: it sleeps without a snapshot, and says for what it waits");
+	wait_for($node, 'postgres', "
+		SELECT count(*) = 0 FROM pg_locks WHERE pid = $run->{pid} AND relation IS NOT NULL",
+		"$name: without a lock on a table");
+	my ($rc, $out, $err) = $node->psql('postgres', 'VACUUM (VERBOSE) executions');
+	my $rest = $node->safe_psql('postgres', 'SELECT count(*) FROM executions');
+	like($err, qr/tuples: \d+ removed, $rest remain, 0 are dead but not yet removable/,
+		"$name: VACUUM can remove the rows");
+	is(last_run($node, "status, rows_deleted = $gone, rows_estimated >= rows_deleted, retention.run_is_alive(id)"),
+		'running|t|t|t', "$name: history goes along");
+	return;
+}
+
+# ---- A standby.
+my $standby = PostgreSQL::Test::Cluster->new('standby_one');
+{
+	$node->backup('base');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->start;
+	$node->wait_for_catchup($standby);
+
+	my $err = psql_fails($standby, 'postgres', 'CALL retention.run();', '25006', 'on a standby');
+	like($err, qr/cannot execute retention\.run\(\) during recovery/, 'on a standby: says so');
+	like($err, qr/HINT:  Run it on the primary server/, 'on a standby: and what to do');
+
+	# not behind: no wait
+	refill(3000);
+	$node->wait_for_catchup($standby);
+	run($node, "max_replication_lag => '1GB'", name => 'standby within limits');
+	is(last_run($node, 'status, rows_deleted, waited_ms, waited_for IS NULL'), 'succeeded|3000|0|t',
+		'standby within limits: no wait');
+
+	refill(3000);
+	$node->wait_for_catchup($standby);
+	$standby->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
+	wait_for($standby, 'postgres', q{SELECT pg_get_wal_replay_pause_state() = 'paused'},
+		'standby: replay is paused');
+	my $run = start_run($node, "max_replication_lag => '64kB', batch_size => 200");
+	wait_until_waiting($run, 'standby "standby_one"', 'standby');
+	cmp_ok(gone($node), '<', 3000, 'standby: not all is done');
+	looks_asleep($run, 'standby "standby_one"', 'standby');
+	is(gone($node), last_run($node, 'rows_deleted'), 'standby: it does not go on');
+	$standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
+	wait_until_over($run, 'standby');
+	unlike(finish_run($run), qr/WARNING|ERROR/, 'standby: it goes on when the standby does');
+	is(last_run($node, 'status, rows_deleted, waiting_for IS NULL, waited_ms > 0, waited_for'),
+		'succeeded|3000|t|t|standby "standby_one"', 'standby: the wait is on record');
+	is(verdict($node), '0|0', 'standby: all that is due is gone');
+	$node->wait_for_catchup($standby);
+	is($standby->safe_psql('postgres', 'SELECT count(*) FROM executions'), '10',
+		'standby: there, too');
+
+	# time runs out while it waits; a cancel is noticed
+	refill(3000);
+	$node->wait_for_catchup($standby);
+	$standby->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
+	$run = start_run($node, "max_replication_lag => '64kB', batch_size => 200, max_runtime => '1 s'");
+	wait_until_over($run, 'standby and max_runtime');
+	finish_run($run);
+	is(last_run($node, "status, stop_reason, rows_deleted BETWEEN 200 AND 2800, waited_for,
+			finished_at - started_at < '4 s'"),
+		'partial|max_runtime|t|standby "standby_one"|t', 'standby and max_runtime: stops');
+	$run = start_run($node, "max_replication_lag => '64kB', batch_size => 200");
+	wait_until_waiting($run, 'standby "standby_one"', 'standby and cancel');
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
+	wait_until_over($run, 'standby and cancel');
+	no_locks_left($node, 'standby and cancel');
+	like(finish_run($run), qr/ERROR:  57014/, 'standby and cancel: told');
+	is(last_run($node, 'status, waiting_for IS NULL'), 'cancelled|t', 'standby and cancel: on record');
+	is((split /\|/, verdict($node))[1], '0', 'standby and cancel: no row too many');
+
+	# a role that may not see pg_stat_replication waits as well
+	$node->safe_psql('postgres', q{
+		CREATE ROLE janitor;
+		GRANT EXECUTE ON PROCEDURE retention.run TO janitor;
+		GRANT SELECT, DELETE ON executions TO janitor;
+		GRANT SELECT, UPDATE ON execution_retention_policies TO janitor;
+		GRANT SELECT ON mischief TO janitor;
+		GRANT INSERT ON gone TO janitor});
+	$run = start_run($node, "max_replication_lag => '64kB', batch_size => 200",
+		before => 'SET SESSION AUTHORIZATION janitor');
+	wait_until_waiting($run, 'standby "standby_one"', 'common role');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($run->{pid})");
+	eval { $run->{session}->quit };
+	$standby->stop('immediate');
+	wait_for($node, 'postgres', 'SELECT count(*) = 0 FROM pg_stat_replication', 'the standby is gone');
+}
+
+# ---- A logical slot.
+{
+	refill(2000);
+	$node->safe_psql('postgres', q{SELECT pg_create_logical_replication_slot('cdc', 'test_decoding')});
+	my $run = start_run($node, "max_replication_lag => '64kB', batch_size => 200");
+	wait_until_waiting($run, 'logical slot "cdc"', 'slot');
+	looks_asleep($run, 'logical slot "cdc"', 'slot');
+	# its consumer comes back
+	my $deadline = time + 120;
+	while (last_run($node, 'status') eq 'running' && time < $deadline)
+	{
+		$node->safe_psql('postgres', q{SELECT count(*) FROM pg_logical_slot_get_changes('cdc', NULL, NULL)});
+	}
+	wait_until_over($run, 'slot');
+	unlike(finish_run($run), qr/WARNING|ERROR/, 'slot: it goes on when the consumer does');
+	is(last_run($node, 'status, rows_deleted, waited_ms > 0, waited_for'),
+		'succeeded|2000|t|logical slot "cdc"', 'slot: the wait is on record');
+	is(verdict($node), '0|0', 'slot: all that is due is gone');
+	$node->safe_psql('postgres', q{SELECT pg_drop_replication_slot('cdc')});
+}
+
+# ---- max_rows_per_second.
+{
+	refill(2000);
+	my $run = start_run($node, 'max_rows_per_second => 700, batch_size => 100');
+	wait_until_over($run, 'rate');
+	finish_run($run);
+	my ($status, $rate, $waited, $for) = split /\|/, last_run($node, '
+		status, rows_deleted / extract(epoch FROM finished_at - started_at), waited_ms, waited_for');
+	note("$rate rows per second, waited $waited ms");
+	is($status, 'succeeded', 'rate: succeeded');
+	cmp_ok($rate, '<=', 700 * 1.2, 'rate: not above the limit');
+	cmp_ok($rate, '>=', 700 * 0.2, 'rate: nor far below');
+	cmp_ok($waited, '>', 500, 'rate: the wait is on record');
+	is($for, 'max_rows_per_second', 'rate: with its reason');
+	is(verdict($node), '0|0', 'rate: all that is due is gone');
+
+	# time that passes without work is not saved up: no burst after a stop
+	refill(1200);
+	my $holder = $node->background_psql('postgres');
+	mischief($node, 450 => 'wait');
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	$run = start_run($node, 'max_rows_per_second => 700, batch_size => 100');
+	wait_until_stopped($run, 'no burst');
+	my $began = time;
+	wait_for($node, 'postgres', "
+		SELECT clock_timestamp() - waitstart > '1.5 s' FROM pg_locks WHERE pid = $run->{pid} AND NOT granted",
+		'no burst: it has stood for a while');
+	$began = time;
+	release($holder);
+	wait_until_over($run, 'no burst');
+	my $took = time - $began;
+	finish_run($run);
+	$holder->quit;
+	# what is left after the batch at hand is 700 rows
+	cmp_ok($took, '>', 0.7, "no burst: the rest took $took s");
+	is(verdict($node), '0|0', 'no burst: all that is due is gone');
+}
+
+# ---- pause_between_batches; the last batch needs no rest.
+{
+	refill(500);
+	run($node, "pause_between_batches => '200 ms', batch_size => 100", name => 'pause');
+	is(last_run($node, "status, rows_deleted, waited_ms >= 800, waited_for,
+			finished_at - started_at > '800 ms'"),
+		'succeeded|500|t|pause_between_batches|t', 'pause: it rests after each commit');
+
+	foreach my $rest ("pause_between_batches => '1 hour'", 'max_rows_per_second => 1')
+	{
+		refill(100);
+		my $run = start_run($node, "$rest, batch_size => 100", before => "SET statement_timeout = '4 s'");
+		wait_until_over($run, "$rest, and nothing left");
+		finish_run($run);
+		is(last_run($node, "status, stop_reason, rows_deleted, waited_ms < 1000"), 'succeeded|done|100|t',
+			"$rest, and nothing left: it ends without a rest");
+	}
+}
+
+# ---- max_runtime.
+{
+	refill(3000);
+	my $err = run($node, q{max_runtime => '700 ms', max_rows_per_second => 1000, batch_size => 100}, name => 'max_runtime');
+	like($err, qr/NOTICE:  00000: retention run partial/, 'max_runtime: says so');
+	is(last_run($node, "status, stop_reason, rows_deleted BETWEEN 100 AND 1500, finished_at - started_at < '4 s'"),
+		'partial|max_runtime|t|t', 'max_runtime: stops in time');
+	is(last_run($node, 'rows_deleted'), gone($node), 'max_runtime: on record');
+	is($node->safe_psql('postgres', 'SELECT last_cleanup_deleted_count FROM execution_retention_policies'),
+		gone($node), 'max_runtime: with the policy, too');
+	run($node, "max_runtime => '1 hour'", name => 'time enough');
+	is(last_run($node, 'status, stop_reason'), 'succeeded|done', 'time enough: all of it');
+	is(verdict($node), '0|0', 'time enough: all that is due is gone');
+
+	# as settings
+	refill(300);
+	run($node, '', before => "SET retention.max_runtime = '300ms'; SET retention.pause_between_batches = '10s';
+		SET retention.batch_size = 100", name => 'settings');
+	is(last_run($node, 'status, stop_reason, rows_deleted, waited_for'),
+		'partial|max_runtime|100|pause_between_batches', 'settings: they count');
+	run($node, q{max_runtime => '0', pause_between_batches => '0', batch_size => 1000},
+		before => "SET retention.max_runtime = '300ms'; SET retention.pause_between_batches = '10s';
+		SET retention.batch_size = 100", name => 'arguments');
+	is(last_run($node, 'status, stop_reason, rows_deleted, batches < 3'), 'succeeded|done|200|t',
+		'arguments: go before settings');
+}
+
+# ---- A long rest: what it is like, and a cancel and a terminate in the middle of it.
+{
+	refill(300);
+	my $run = start_run($node, "pause_between_batches => '1 hour', batch_size => 100");
+	wait_until_waiting($run, 'pause_between_batches', 'rest');
+	looks_asleep($run, 'pause_between_batches', 'rest');
+	my $began = time;
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
+	wait_until_over($run, 'rest');
+	cmp_ok(time - $began, '<', 10, 'rest: a cancel is noticed at once');
+	no_locks_left($node, 'rest');
+	like(finish_run($run), qr/ERROR:  57014/, 'rest: told');
+	is(last_run($node, 'status, rows_deleted, waiting_for IS NULL'), 'cancelled|100|t', 'rest: on record');
+
+	$run = start_run($node, "pause_between_batches => '1 hour', batch_size => 100");
+	wait_until_waiting($run, 'pause_between_batches', 'rest, terminated');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($run->{pid}, 5000)");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $run->{pid}"), '0',
+		'rest, terminated: at once');
+	eval { $run->{session}->quit };
+
+	# new settings of the server do not wake it for good, nor does a NOTIFY
+	refill(300);
+	$run = start_run($node, "pause_between_batches => '1 s', batch_size => 100", before => 'LISTEN something');
+	wait_for($node, 'postgres', "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $run->{pid}",
+		'woken: it sleeps');
+	$node->safe_psql('postgres', 'NOTIFY something') for 1 .. 3;
+	$node->reload;
+	wait_until_over($run, 'woken');
+	finish_run($run);
+	is(last_run($node, 'status, rows_deleted, waited_ms >= 2000'), 'succeeded|300|t', 'woken: it rested as long');
+}
+
+$node->stop;
+done_testing();

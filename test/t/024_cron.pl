@@ -1,0 +1,110 @@
+# 024_cron.pl - pg_cron calls retention.run(), in both of its modes: background workers,
+# and connections through the socket directory.  A run that it starts commits batch by
+# batch, and another one that it starts meanwhile steps aside.
+#
+# The pg_cron of Debian 12 knows no seconds, so the test waits for the full minute, once,
+# for both servers.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use RunTest;
+use Test::More;
+
+plan skip_all => 'pg_cron is not installed' unless have_library('pg_cron');
+
+my %settings = (
+	workers => ['cron.use_background_workers = on'],
+	libpq => []);
+my $t1 = tenant(1);
+my ($rows, $keep) = (3000, 100);
+my %node;
+
+sub prepare
+{
+	my ($mode) = @_;
+	my $node = PostgreSQL::Test::Cluster->new("run_by_cron_$mode");
+
+	$node->init;
+	# slow enough to be watched: six batches of 500, half a second each
+	$node->append_conf('postgresql.conf', join("\n",
+		'autovacuum = off', "shared_preload_libraries = 'pg_cron,retention'",
+		"cron.database_name = 'postgres'", "cron.host = '" . $node->host . "'",
+		'retention.max_rows_per_second = 1000', 'retention.batch_size = 500',
+		'log_statement = none', @{ $settings{$mode} }));
+	$node->start;
+	$node->safe_psql('postgres',
+		'CREATE EXTENSION pg_cron;' . prepare_runs()
+		  . rows_of($t1, $rows + $keep, newest => 50) . policy($t1, 30, $keep));
+	remember($node);
+	return $node;
+}
+
+foreach my $mode (sort keys %settings)
+{
+	$node{$mode} = prepare($mode);
+}
+
+# The job of the extension, and a second one beside it at the same minute.
+foreach my $mode (sort keys %settings)
+{
+	my $node = $node{$mode};
+
+	is($node->safe_psql('postgres', q{
+			SELECT command, database FROM retention.schedule('* * * * *')}),
+		'CALL retention.run()|postgres', "$mode: scheduled");
+	$node->safe_psql('postgres', q{SELECT cron.schedule('another', '* * * * *', 'CALL retention.run()')});
+	is($node->safe_psql('postgres', q{
+			SELECT count(*) FROM retention.scheduled_jobs
+			WHERE kind = 'run' AND schedule = '* * * * *' AND active}), '2', "$mode: two jobs");
+}
+
+# Both servers at a time, as long as a run goes on in one of them.
+my %seen;
+foreach my $mode (sort keys %settings)
+{
+	wait_for($node{$mode}, 'postgres', 'SELECT count(*) > 0 FROM gone', "$mode: the first batch is gone");
+}
+while (grep { last_run($node{$_}, q{bool_or(status = 'running') OVER ()}) eq 't' } keys %settings)
+{
+	$seen{$_}{ $node{$_}->safe_psql('postgres', 'SELECT count(*) FROM executions') } = 1
+	  foreach keys %settings;
+}
+
+foreach my $mode (sort keys %settings)
+{
+	my $node = $node{$mode};
+	my @seen = sort { $b <=> $a } keys %{ $seen{$mode} };
+	my @between = grep { $_ < $rows + $keep && $_ > $keep } @seen;
+
+	cmp_ok(scalar(@between), '>=', 2, "$mode: another session sees the count fall: @seen");
+	is(scalar(grep { ($_ - $keep) % 500 } @between), 0, "$mode: batch by batch");
+
+	wait_for($node, 'postgres', q{
+		SELECT count(*) = 2 FROM cron.job_run_details
+		WHERE status IN ('succeeded', 'failed') AND command ~ 'retention.run'}, "$mode: both jobs have ended");
+	is($node->safe_psql('postgres', q{
+			SELECT status, return_message FROM cron.job_run_details
+			WHERE command ~ 'retention.run' ORDER BY runid LIMIT 2}), "succeeded|CALL\nsucceeded|CALL",
+		"$mode: both have succeeded");
+	is(verdict($node), '0|0', "$mode: all that is due is gone");
+	is($node->safe_psql('postgres', 'SELECT count(DISTINCT xid) FROM gone'), int($rows / 500),
+		"$mode: in a transaction for each batch");
+	is($node->safe_psql('postgres', q{
+			SELECT status, stop_reason, tenants_due, tenants, tenants_busy, rows_deleted
+			FROM (SELECT * FROM retention.run_history ORDER BY id LIMIT 2) AS r ORDER BY rows_deleted}),
+		"succeeded|done|1|0|1|0\nsucceeded|done|1|1|0|$rows",
+		"$mode: one of them did it all, the other stepped aside");
+	is($node->safe_psql('postgres', q{
+			SELECT last_status, kind FROM retention.scheduled_jobs
+			WHERE kind = 'run' AND last_status = 'succeeded'}), "succeeded|run\nsucceeded|run",
+		"$mode: retention.scheduled_jobs has it");
+	unlike(slurp_file($node->logfile), qr/WARNING|ERROR|FATAL/, "$mode: nobody complains in the log");
+	$node->stop;
+}
+
+done_testing();

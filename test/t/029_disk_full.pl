@@ -1,0 +1,169 @@
+# 029_disk_full.pl - the disk is full: for what a trigger writes, and for WAL, which takes
+# the server down.  No row goes that should stay, history tells the truth, and once there
+# is room the next run finishes.
+#
+# The small disks are tmpfs in a mount namespace of the server's own, which a common user
+# may make where user namespaces are allowed; elsewhere the test is skipped.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use RunTest;
+use Test::More;
+
+my ($uid, $gid) = ($>, (split ' ', $))[0]);
+my @own_user = ('unshare', '-U', "--map-user=$uid", "--map-group=$gid");
+plan skip_all => 'user namespaces are not allowed'
+  if system("unshare -Urm sh -c 'mount -t tmpfs none /tmp && @own_user true' >/dev/null 2>&1") != 0
+  || system('nsenter --version >/dev/null 2>&1') != 0;
+
+my $node = PostgreSQL::Test::Cluster->new('disk_full');
+$node->init(extra => ['--wal-segsize=1']);
+$node->append_conf('postgresql.conf', join("\n", 'autovacuum = off', 'log_statement = none',
+	'min_wal_size = 2MB', 'max_wal_size = 4MB', 'wal_recycle = off', 'wal_init_zero = on',
+	'restart_after_crash = off'));
+
+# A process keeps the namespace, with its disks, while the server is down.
+my $small = $node->basedir . '/small';
+mkdir $small or die "could not make $small: $!";
+my ($said, $complaint) = ('', '');
+my $keeper = IPC::Run::start(
+	[ 'unshare', '-Urm', 'sh', '-c', "cd '$small' && mkdir wal ts && mount -t tmpfs -o size=32m wal wal
+		&& mount -t tmpfs -o size=256k ts ts && mkdir -m 700 wal/pg_wal ts/space && echo ready && exec sleep 600" =~ s/\n\s*/ /r ],
+	'>', \$said, '2>', \$complaint);
+$keeper->pump until $said =~ /ready/ || !$keeper->pumpable;
+like($said, qr/ready/, 'the small disks are there') or BAIL_OUT($complaint);
+my @inside = ('nsenter', '-t', $keeper->{KIDS}[0]{PID}, '-U', '-m', '--preserve-credentials');
+
+sub on_disk
+{
+	my ($command) = @_;
+	my $rc;
+
+	IPC::Run::run([ @inside, 'sh', '-c', "cd '$small' && $command" ], '>', \my $out, '2>&1');
+	$rc = $?;
+	note("$command: $out");
+	return $rc;
+}
+
+# The server starts in there, as the user that it is.
+my $bin = $node->basedir . '/bin';
+my ($pg_ctl) = grep { -x } map { "$_/pg_ctl" } split /:/, $ENV{PATH};
+mkdir $bin or die "could not make $bin: $!";
+append_to_file("$bin/pg_ctl", "#!/bin/sh\ncase \" \$* \" in\n*' start '*) exec @inside @own_user '$pg_ctl' \"\$@\";;\n*) exec '$pg_ctl' \"\$@\";;\nesac\n");
+chmod 0755, "$bin/pg_ctl";
+$ENV{PATH} = "$bin:$ENV{PATH}";
+
+my $data = $node->data_dir;
+is(on_disk("cp -a '$data/pg_wal/.' wal/pg_wal && rm -r '$data/pg_wal' && ln -s '$small/wal/pg_wal' '$data/pg_wal'"),
+	0, 'WAL is on a small disk');
+$node->start;
+
+my @tenants = map { tenant($_) } 1 .. 4;
+# outside transaction blocks
+$node->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$small/ts/space'");
+$node->safe_psql('postgres', prepare_runs());
+$node->safe_psql('postgres', 'ALTER TABLE gone SET TABLESPACE small');
+
+sub refill
+{
+	$node->safe_psql('postgres', 'TRUNCATE executions, execution_retention_policies;'
+		  . join('', map {
+				rows_of($tenants[$_], 1020, newest => 50, first => 10_000 * $_ + 1) . policy($tenants[$_], 30, 20)
+			} 0 .. $#tenants));
+	mischief($node);
+	remember($node);
+	return;
+}
+
+sub truth
+{
+	my ($name) = @_;
+
+	is((split /\|/, verdict($node))[1], '0', "$name: no row is gone that should stay");
+	is(last_run($node, 'rows_deleted'), gone($node), "$name: history has the rows that are gone");
+	is($node->safe_psql('postgres', 'SELECT COALESCE(sum(rows_deleted), 0) FROM retention.run_tenant
+			WHERE run_id = (SELECT max(id) FROM retention.run_history)'), gone($node),
+		"$name: tenant by tenant");
+	no_locks_left($node, $name);
+	return;
+}
+
+# ---- A table cannot grow.
+{
+	refill();
+	my $err = run($node, 'batch_size => 300', name => 'table');
+	like($err, qr/WARNING:  53100: could not clean tenant \S+\n.*No space left on device/, 'table: says so');
+	is(last_run($node, 'status, tenants_failed > 0, rows_deleted BETWEEN 300 AND 4000 - 300'), 'partial|t|t',
+		'table: what was possible was done');
+	is($node->safe_psql('postgres', q{
+			SELECT DISTINCT sqlstate FROM retention.run_tenant WHERE message ~ 'No space left on device'}), '53100',
+		'table: on record');
+	truth('table');
+
+	$node->safe_psql('postgres', 'ALTER TABLE gone SET TABLESPACE pg_default');
+	run($node, 'batch_size => 300', name => 'table with room');
+	is(last_run($node, 'status'), 'succeeded', 'table with room: the next run finishes');
+	is(verdict($node), '0|0', 'table with room: all that is due is gone');
+}
+
+# ---- WAL cannot be written.
+{
+	my $holder = $node->background_psql('postgres');
+
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION write_wal() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM pg_logical_emit_message(true, 'wal', repeat('x', 5000));
+			RETURN OLD;
+		END $$;
+		CREATE TRIGGER wal BEFORE DELETE ON executions FOR EACH ROW EXECUTE FUNCTION write_wal()});
+	refill();
+	mischief($node, 650 => 'wait');
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	my $run = start_run($node, 'batch_size => 300');
+	wait_until_stopped($run, 'WAL');
+	isnt(on_disk('dd if=/dev/zero of=wal/ballast bs=64k; df -k wal | grep -q "100%"; test $? != 0'), 0,
+		'WAL: the disk is full');
+	$holder->query_until(qr/released/, "SELECT pg_advisory_unlock(4711);\n\\echo released\n");
+
+	my $pid = $node->{_pid};
+	for (1 .. 1800)
+	{
+		last if kill(0, $pid) == 0;
+		select(undef, undef, undef, 0.1);
+	}
+	is(kill(0, $pid), 0, 'WAL: the server is down');
+	like(slurp_file($node->logfile), qr/PANIC:  .*No space left on device/, 'WAL: because the disk is full');
+	eval { $_->quit } foreach $run->{session}, $holder;
+	$node->stop('immediate', fail_ok => 1);
+
+	is(on_disk('rm wal/ballast'), 0, 'WAL: there is room again');
+	$node->start;
+	is(last_run($node, 'status, retention.run_is_alive(id)'), 'running|f', 'WAL: the run did not end');
+	cmp_ok(gone($node), '>=', 600, 'WAL: what was committed is gone');
+	truth('WAL');
+	mischief($node);
+	$node->safe_psql('postgres', 'DROP TRIGGER wal ON executions');
+	run($node, '', name => 'WAL, with room');
+	is(verdict($node), '0|0', 'WAL, with room: the next run finishes');
+	is($node->safe_psql('postgres', q{
+			SELECT status FROM retention.run_history ORDER BY id DESC LIMIT 2}), "succeeded\ninterrupted",
+		'WAL, with room: the one before is closed');
+}
+
+$node->stop;
+done_testing();
+
+END
+{
+	my $status = $?;
+
+	eval { $keeper->kill_kill } if $keeper;
+	$? = $status;
+}
