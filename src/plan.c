@@ -122,7 +122,7 @@ take_time(TupleTableSlot *slot, void *arg)
 	bool		isnull;
 
 	window->times[window->count++] =
-		DatumGetTimestampTz(slot_getattr(slot, 1, &isnull));
+		DatumGetTimestampTz(slot_getattr(slot, 2, &isnull));
 	return true;
 }
 
@@ -175,17 +175,36 @@ find_boundary(RetentionPlan *plan)
 }
 
 /*
+ * Are more rows known to be due than the minimum and the next batch come to?
+ * The boundary is then that far away.
+ */
+static bool
+boundary_is_far(RetentionPlan *plan)
+{
+	int64		ahead = 0;
+
+	if (plan->ties.active || plan->position >= plan->boundary.limit)
+		return false;
+	for (int leg = 0; leg < plan->target->nlegs; leg++)
+		ahead += plan->windows[leg].count - plan->windows[leg].next;
+	return ahead > plan->options.min_to_keep + plan->options.batch_size;
+}
+
+/*
  * Finds the boundary again when so many rows have been deleted, or so much
  * time has passed, that the walk costs little beside it: what goes is settled
  * by what the table is now, even if the application deletes its newest rows
- * meanwhile.
+ * meanwhile.  Far from the boundary, where it would have to delete more of
+ * them than the minimum for that to matter, time alone counts.
  */
 static void
 refresh_boundary(RetentionPlan *plan)
 {
+	int64		enough = Max(plan->options.min_to_keep,
+							 plan->options.batch_size);
+
 	if (!plan->has_boundary ||
-		plan->since_boundary >= Max(plan->options.min_to_keep,
-									plan->options.batch_size) ||
+		(plan->since_boundary >= enough && !boundary_is_far(plan)) ||
 		GetCurrentTimestamp() - plan->boundary_at >
 		BOUNDARY_MOST_AGE + 20 * plan->boundary_cost)
 		find_boundary(plan);
@@ -278,24 +297,93 @@ known_until(RetentionPlan *plan)
 }
 
 /*
- * The leg whose next time in the windows is the oldest and before `before`, or
- * -1 when there is none.  `at` holds the place in each window.
+ * How many times a window still has before `before`.
  */
 static int
-oldest_leg(RetentionPlan *plan, const int *at, TimestampTz before)
+count_before(const Window *window, TimestampTz before)
 {
-	int			oldest = -1;
+	int			low = window->next;
+	int			high = window->count;
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (window->times[middle] < before)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low - window->next;
+}
+
+/*
+ * The first `size` times of both windows before *to: sets the oldest of them,
+ * and *to to the one that follows if there is one.  Returns how many there
+ * are, and sets `at_end` if none follows.
+ */
+static int
+first_times(RetentionPlan *plan, int size, TimestampTz *to,
+			TimestampTz *oldest, bool *at_end)
+{
+	const TimestampTz *times[RETENTION_MAX_LEGS] = {NULL, NULL};
+	int			have[RETENTION_MAX_LEGS] = {0, 0};
+	int			low;
+	int			high;
+	int			other;
+
+	for (int leg = 0; leg < plan->target->nlegs; leg++)
+	{
+		have[leg] = count_before(&plan->windows[leg], *to);
+		if (have[leg] > 0)
+			times[leg] = &plan->windows[leg].times[plan->windows[leg].next];
+	}
+	*at_end = have[0] + have[1] <= size;
+	size = Min(size, have[0] + have[1]);
+
+	/* how many of them are in the first window: the two are sorted */
+	low = Max(0, size - have[1]);
+	high = Min(size, have[0]);
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (times[0][middle] < times[1][size - middle - 1])
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	other = size - low;
+
+	*oldest = DT_NOEND;
+	if (have[0] > 0)
+		*oldest = times[0][0];
+	if (have[1] > 0)
+		*oldest = Min(*oldest, times[1][0]);
+	if (low < have[0])
+		*to = times[0][low];
+	if (other < have[1])
+		*to = Min(*to, times[1][other]);
+	return size;
+}
+
+/*
+ * The newest time in the windows before `before`, from the next ones on.
+ */
+static TimestampTz
+newest_before(RetentionPlan *plan, TimestampTz before)
+{
+	TimestampTz newest = DT_NOBEGIN;
 
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 	{
 		Window	   *window = &plan->windows[leg];
+		int			count = count_before(window, before);
 
-		if (at[leg] < window->count && window->times[at[leg]] < before &&
-			(oldest < 0 || window->times[at[leg]] <
-			 plan->windows[oldest].times[at[oldest]]))
-			oldest = leg;
+		if (count > 0)
+			newest = Max(newest, window->times[window->next + count - 1]);
 	}
-	return oldest;
+	return newest;
 }
 
 /*
@@ -306,13 +394,7 @@ move_to(RetentionPlan *plan, TimestampTz time)
 {
 	plan->position = time;
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
-	{
-		Window	   *window = &plan->windows[leg];
-
-		while (window->next < window->count &&
-			   window->times[window->next] < time)
-			window->next++;
-	}
+		plan->windows[leg].next += count_before(&plan->windows[leg], time);
 }
 
 /*
@@ -339,40 +421,23 @@ start_ties(RetentionPlan *plan, TimestampTz time, bool is_retry)
 static bool
 next_range(RetentionPlan *plan, RetentionBatch *batch)
 {
-	int			at[RETENTION_MAX_LEGS];
-
 	while (plan->position < plan->boundary.limit)
 	{
-		TimestampTz until = known_until(plan);
-		TimestampTz first;
 		TimestampTz to = Min(plan->window_end, plan->boundary.limit);
-		int			leg;
 		int			rows;
+		bool		at_end;
 
 		memset(batch, 0, sizeof(*batch));
-		for (leg = 0; leg < plan->target->nlegs; leg++)
-			at[leg] = plan->windows[leg].next;
+		rows = first_times(plan, plan->options.batch_size, &to,
+						   &batch->oldest, &at_end);
 
-		/* walk over a batch of rows, to the one that is not in it */
-		leg = oldest_leg(plan, at, to);
-		first = leg < 0 ? to : plan->windows[leg].times[at[leg]];
-		batch->oldest = first;
-		for (rows = 0; leg >= 0 && rows < plan->options.batch_size; rows++)
-		{
-			batch->newest = plan->windows[leg].times[at[leg]];
-			at[leg]++;
-			leg = oldest_leg(plan, at, to);
-		}
-		if (leg >= 0)
-			to = plan->windows[leg].times[at[leg]];
-
-		if (to > until)
+		if (to > known_until(plan))
 		{
 			/* the windows end before the batch does */
 			fill_windows(plan);
 			continue;
 		}
-		if (leg < 0 && rows == 0)
+		if (rows == 0)
 		{
 			/* nothing is left in the windows, which end at `to` */
 			move_to(plan, to);
@@ -380,20 +445,15 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 				fill_windows(plan);
 			continue;
 		}
-		if (to <= first)
+		if (!at_end && to <= batch->oldest)
 		{
-			start_ties(plan, first, false);
+			start_ties(plan, batch->oldest, false);
 			return false;
 		}
 
-		for (leg = 0; leg < plan->target->nlegs; leg++)
-		{
-			Window	   *window = &plan->windows[leg];
-
-			for (int i = window->next;
-				 i < window->count && window->times[i] < to; i++)
-				batch->planned[leg]++;
-		}
+		for (int leg = 0; leg < plan->target->nlegs; leg++)
+			batch->planned[leg] = count_before(&plan->windows[leg], to);
+		batch->newest = newest_before(plan, to);
 		batch->from = plan->position;
 		batch->to = to;
 		return true;

@@ -61,7 +61,7 @@ add_argument(RetentionStatement *statement, Oid type)
  * Makes the statement of this kind for one leg, in the current memory context.
  *
  * WALK(tenant, from, n): the times from `from` on, the newest n first.
- * TIMES(tenant, from, to, n): the oldest n times of a range.
+ * TIMES(tenant, from, to, n): the oldest n times of a range, behind the tenant.
  * COLLECT(tenant, from, to, skip, n): the places (tableoid, ctid) of n rows of
  * a range, the oldest first, without the first `skip`.
  * LOCK(tenant, from, to, table, places): those of the places whose rows are
@@ -99,7 +99,10 @@ build_statement(const RetentionTarget *target, RetentionQuery query, int legno)
 			add_argument(&statement, INT8OID);
 			break;
 		case RETENTION_QUERY_TIMES:
-			appendStringInfo(&text, "SELECT %s FROM %s", column, relation);
+			/* the columns of the index: nothing has to be projected */
+			appendStringInfo(&text, "SELECT %s, %s FROM %s",
+							 quote_identifier(target->tenant_column), column,
+							 relation);
 			append_range(&text, target, leg, true);
 			appendStringInfo(&text, " ORDER BY %s LIMIT $4", column);
 			add_argument(&statement, INT8OID);

@@ -742,7 +742,8 @@ try_to_record_failure(Run *run, const ErrorData *error)
 		another = CopyErrorData();
 		FlushErrorState();
 		ereport(WARNING,
-				(errmsg("could not record the end of the run"),
+				(errcode(ERRCODE_WARNING),
+				 errmsg("could not record the end of the run"),
 				 errdetail("%s", another->message)));
 	}
 	PG_END_TRY();

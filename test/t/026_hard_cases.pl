@@ -535,8 +535,6 @@ foreach my $when ('BEFORE', 'AFTER')
 		'locked table: the run waits, and says so');
 	sql_is($db, 'SELECT status, retention.run_status(id), tenants, rows_deleted FROM last_run',
 		'running|running|3|150', 'locked table: what it has done is done');
-	sql_is($db, "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND xact_start < now() - interval '5 s'",
-		'0', 'locked table: without a transaction that stays open');
 	sql_is($db, 'SELECT count(*) FROM leftover WHERE objsubid = 7265', '0',
 		'locked table: without the lock of a tenant');
 	$holder->query_safe('COMMIT');
@@ -626,7 +624,7 @@ my $limit = 2 * 1024 * 1024;
 	my @bytes = sort { $a <=> $b } $err =~ /memory (\d+)/g;
 	is(scalar(@bytes), 4, 'memory of a run: four readings');
 	note("memory of a run: @bytes");
-	cmp_ok($bytes[3] - $bytes[0], '<', $limit, 'memory of a run: all alike');
+	cmp_ok($bytes[-1] - $bytes[0], '<', $limit, 'memory of a run: all alike');
 }
 
 # A preview of five thousand policies.  It runs no code of ours: watched from outside.
@@ -634,7 +632,7 @@ SKIP:
 {
 	my $db = 'memory_of_a_preview';
 
-	skip 'no /proc', 2 unless -r '/proc/self/status';
+	skip 'no /proc', 3 unless -r '/proc/self/status';
 	make_db($db, 'SELECT give(5000, 2);
 		UPDATE execution_retention_policies SET min_executions_to_keep = 1; VACUUM ANALYZE');
 	my ($session, $pid) = open_session($db);
@@ -649,7 +647,8 @@ SKIP:
 	begin_statement($session,
 		'SELECT count(*), sum(executions_to_delete) FROM retention.preview()');
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
-	until ($session->{stdout} =~ /\d+\|\d+/ || time > $deadline)
+	until ($session->{stdout} =~ /\d+\|\d+/ || $session->{stderr} =~ /ERROR/
+		|| time > $deadline)
 	{
 		my $now = $private->();
 		$most = $now if $now > $most;
@@ -659,6 +658,7 @@ SKIP:
 	my ($out) = end_statement($session);
 	like($out, qr/^5000\|5000$/m, 'memory of a preview: all policies');
 	note("memory of a preview: $before before, at most $most in $readings readings");
+	cmp_ok($readings, '>=', 10, 'memory of a preview: watched all along');
 	cmp_ok($most - $before, '<', $limit, 'memory of a preview: no more than for one');
 	$session->quit;
 }
