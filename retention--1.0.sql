@@ -294,7 +294,7 @@ BEGIN
 		is_enabled = coalesce(set_policy.is_enabled, p.is_enabled),
 		min_executions_to_keep = coalesce(set_policy.min_executions_to_keep,
 			p.min_executions_to_keep),
-		updated_by = set_policy.by_user
+		updated_by = coalesce(set_policy.by_user, p.updated_by)
 	RETURNING * INTO policy;
 	RETURN policy;
 END $$;
@@ -339,11 +339,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	is_enabled boolean;
+	days integer;
+	minimum integer;
 BEGIN
 	PERFORM retention.require_tenant(tenant);
 	-- the policy counts as it is once no other cleanup is under way
 	PERFORM retention.lock_tenant(tenant);
-	SELECT p.is_enabled INTO is_enabled
+	SELECT p.is_enabled, p.retention_days, p.min_executions_to_keep
+	INTO is_enabled, days, minimum
 	FROM @extschema@.execution_retention_policies AS p
 	WHERE p.tenant_id = tenant;
 	IF NOT FOUND THEN
@@ -365,7 +368,7 @@ BEGIN
 		SELECT c.deleted_count, c.execution_summary, false,
 			c.execution_summary ->> 'reason'
 		INTO deleted_count, execution_summary, skipped, reason
-		FROM @extschema@.cleanup_old_executions(tenant) AS c;
+		FROM @extschema@.cleanup_old_executions(tenant, days, minimum) AS c;
 
 		UPDATE @extschema@.execution_retention_policies AS p
 		SET last_cleanup_at = clock_timestamp(),
@@ -591,7 +594,9 @@ BEGIN
 	END IF;
 	RETURN QUERY EXECUTE
 		'SELECT j.jobid, j.jobname::text,
-			CASE WHEN j.jobname = $2 THEN ''prune'' ELSE ''run'' END,
+			CASE WHEN j.command ~* ''^DELETE FROM cron\.job_run_details'' THEN ''prune''
+				WHEN j.command ~* ''\mretention\.run\M'' THEN ''run''
+				ELSE ''other'' END,
 			j.schedule, j.command, j.database, j.username, j.active,
 			d.status, d.return_message, d.start_time, d.end_time
 		FROM cron.job AS j LEFT JOIN LATERAL (
@@ -786,10 +791,12 @@ BEGIN
 				THEN 'The table that was attached has been dropped or renamed.'
 				ELSE 'No table is attached: nothing is cleaned.' END,
 			coalesce((SELECT format('SELECT retention.attach(%L);', c.oid::regclass)
-				FROM pg_class AS c
+				FROM pg_class AS c JOIN pg_extension AS e ON e.extname = 'retention'
 				WHERE c.relname = 'executions' AND c.relkind IN ('r', 'p')
 					AND c.relpersistence <> 't'
-				ORDER BY c.oid LIMIT 1),
+					-- its own schema, or the tables of its own owner
+					AND (c.relnamespace = e.extnamespace OR c.relowner = e.extowner)
+				ORDER BY c.relnamespace = e.extnamespace DESC, c.oid LIMIT 1),
 				'Create the table, then SELECT retention.attach();');
 		RETURN;
 	END IF;
@@ -1041,6 +1048,9 @@ BEGIN
 		RETURN QUERY
 		SELECT f.severity, 'job ' || coalesce(j.job_name, j.job_id::text), f.finding, f.advice
 		FROM retention.scheduled_jobs() AS j, LATERAL (VALUES
+			(j.kind = 'other', 'warning',
+				format('It has the name of ours and does something else, as role "%s".', j.username),
+				format('SELECT cron.unschedule(%s);', j.job_id)),
 			(NOT j.active, 'warning', 'It is inactive.', 'SELECT * FROM retention.schedule();'),
 			(j.database <> current_database() AND j.kind = 'run', 'critical',
 				format('It runs in database "%s" and not here.', j.database),
@@ -1152,6 +1162,7 @@ DECLARE
 	policies regclass;
 	username text;
 	role pg_roles;
+	may_run boolean;
 BEGIN
 	-- not by name: the caller may lack USAGE on its schema
 	SELECT c.oid INTO policies
@@ -1170,6 +1181,11 @@ BEGIN
 			CONTINUE;
 		END IF;
 
+		-- no advice to give rights to whoever has made a job
+		SELECT has_function_privilege(role.oid, p.oid, 'EXECUTE') INTO may_run
+		FROM pg_proc AS p
+		WHERE p.proname = 'run' AND p.pronamespace = 'retention'::regnamespace;
+
 		RETURN QUERY
 		SELECT 'critical', 'role ' || quote_ident(username),
 			format('A job runs as this role, which lacks %s.', f.lacking), f.statement
@@ -1178,27 +1194,25 @@ BEGIN
 			WHERE NOT role.rolcanlogin
 			UNION ALL
 			SELECT 2, 'EXECUTE on procedure retention.run',
-				format('GRANT EXECUTE ON PROCEDURE retention.run TO %I;', username)
-			FROM pg_proc AS p
-			WHERE p.proname = 'run' AND p.pronamespace = 'retention'::regnamespace
-				AND NOT has_function_privilege(role.oid, p.oid, 'EXECUTE')
+				'Remove the job, unless the role is meant to clean.'
+			WHERE NOT may_run
 			UNION ALL
 			SELECT 3, format('USAGE on schema %s', s.schema),
 				format('GRANT USAGE ON SCHEMA %s TO %I;', s.schema, username)
 			FROM (SELECT DISTINCT c.relnamespace::regnamespace FROM pg_class AS c
 				WHERE c.oid IN (executions, policies)) AS s (schema)
-			WHERE NOT has_schema_privilege(role.oid, s.schema, 'USAGE')
+			WHERE may_run AND NOT has_schema_privilege(role.oid, s.schema, 'USAGE')
 			UNION ALL
 			SELECT 4, format('%s on table %s', t.privilege, t.relation),
 				format('GRANT %s ON %s TO %I;', t.privilege, t.relation, username)
 			FROM (VALUES (executions, 'SELECT'), (executions, 'DELETE'),
 				(policies, 'SELECT')) AS t (relation, privilege)
-			WHERE NOT has_table_privilege(role.oid, t.relation, t.privilege)
+			WHERE may_run AND NOT has_table_privilege(role.oid, t.relation, t.privilege)
 			UNION ALL
 			SELECT 5, format('UPDATE of %s on table %s', u.name, policies),
 				format('GRANT UPDATE (%s) ON %s TO %I;', u.name, policies, username)
 			FROM (VALUES ('last_cleanup_at'), ('last_cleanup_deleted_count')) AS u (name)
-			WHERE NOT has_column_privilege(role.oid, policies, u.name, 'UPDATE')
+			WHERE may_run AND NOT has_column_privilege(role.oid, policies, u.name, 'UPDATE')
 			) AS f (place, lacking, statement)
 		ORDER BY f.place, f.lacking;
 

@@ -495,6 +495,10 @@ retention_oldest_due(PG_FUNCTION_ARGS)
 	Reading		reading;
 	bool		found;
 
+	if (PG_GETARG_INT32(1) < 0 || PG_GETARG_INT32(2) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("arguments \"retention_days\" and \"min_executions_to_keep\" must not be negative")));
 	cutoff = retention_cutoff_before(GetCurrentTransactionStartTimestamp(),
 									 PG_GETARG_INT32(1));
 	begin_reading(&reading);

@@ -35,6 +35,9 @@
 /* how old the boundary may be, in microseconds, if it was cheap to find */
 #define BOUNDARY_MOST_AGE (100 * 1000)
 
+/* up to which cost, in microseconds, it is found again before each batch */
+#define CHEAP_BOUNDARY 1000
+
 /* The oldest times of one leg from the plan's position on. */
 typedef struct Window
 {
@@ -175,6 +178,27 @@ find_boundary(RetentionPlan *plan)
 }
 
 /*
+ * How many times a window still has before `before`.
+ */
+static int
+count_before(const Window *window, TimestampTz before)
+{
+	int			low = window->next;
+	int			high = window->count;
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+
+		if (window->times[middle] < before)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low - window->next;
+}
+
+/*
  * Are more rows known to be due than the minimum and the next batch come to?
  * The boundary is then that far away.
  */
@@ -186,7 +210,7 @@ boundary_is_far(RetentionPlan *plan)
 	if (plan->ties.active || plan->position >= plan->boundary.limit)
 		return false;
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
-		ahead += plan->windows[leg].count - plan->windows[leg].next;
+		ahead += count_before(&plan->windows[leg], plan->boundary.limit);
 	return ahead > plan->options.min_to_keep + plan->options.batch_size;
 }
 
@@ -203,6 +227,8 @@ refresh_boundary(RetentionPlan *plan)
 	int64		enough = Max(plan->options.min_to_keep,
 							 plan->options.batch_size);
 
+	if (plan->boundary_cost < CHEAP_BOUNDARY)
+		enough = 1;
 	if (!plan->has_boundary ||
 		(plan->since_boundary >= enough && !boundary_is_far(plan)) ||
 		GetCurrentTimestamp() - plan->boundary_at >
@@ -294,27 +320,6 @@ known_until(RetentionPlan *plan)
 			until = Min(until, window->times[window->count - 1]);
 	}
 	return until;
-}
-
-/*
- * How many times a window still has before `before`.
- */
-static int
-count_before(const Window *window, TimestampTz before)
-{
-	int			low = window->next;
-	int			high = window->count;
-
-	while (low < high)
-	{
-		int			middle = low + (high - low) / 2;
-
-		if (window->times[middle] < before)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low - window->next;
 }
 
 /*

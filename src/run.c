@@ -604,7 +604,7 @@ step_check_tenant(void *arg)
 	if (!found && !retention_apply_default_policy)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("tenant %s has no policy",
+				 errmsg("tenant \"%s\" has no retention policy",
 						DatumGetCString(DirectFunctionCall1(uuid_out,
 															*run->record.only_tenant))),
 				 errhint("Make one with retention.set_policy().")));

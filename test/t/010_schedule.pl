@@ -157,8 +157,12 @@ like($error, qr/job "retention:postgres" belongs to role "janitor"/, 'and says w
 
 my $rights = q{SELECT severity, object, finding, advice FROM retention.check_rights()};
 is($node->safe_psql('postgres', $rights),
+	'critical|role janitor|A job runs as this role, which lacks EXECUTE on procedure retention.run.|'
+	  . 'Remove the job, unless the role is meant to clean.',
+	'check: whoever makes a job is not given rights for it');
+$node->safe_psql('postgres', 'GRANT EXECUTE ON PROCEDURE retention.run TO janitor');
+is($node->safe_psql('postgres', $rights),
 	join("\n", map { "critical|role janitor|A job runs as this role, which lacks $_->[0].|GRANT $_->[1] TO janitor;" }
-		['EXECUTE on procedure retention.run', 'EXECUTE ON PROCEDURE retention.run'],
 		['DELETE on table public.executions', 'DELETE ON public.executions'],
 		['SELECT on table public.execution_retention_policies', 'SELECT ON public.execution_retention_policies'],
 		['SELECT on table public.executions', 'SELECT ON public.executions'],
@@ -185,6 +189,13 @@ is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'), '2|No r
 	'the superuser removes the jobs of others');
 is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'), '0|Nothing was scheduled.|', 'twice is fine');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), 0, 'no job is left');
+
+# A job of our name that does something else is not ours
+$node->safe_psql('postgres', q{SET ROLE janitor; SELECT cron.schedule('retention:postgres', '0 0 1 1 *', 'select 1')});
+is($node->safe_psql('postgres', 'SELECT schedule FROM retention.health()'), '', 'no schedule of ours');
+like($node->safe_psql('postgres', 'SELECT object, finding FROM retention.check_schedule()'),
+	qr/^job retention:postgres\|It has the name of ours and does something else, as role "janitor"\.$/m, 'check says so');
+$node->safe_psql('postgres', 'SELECT retention.unschedule()');
 
 # Jobs that somebody made without retention.schedule() count
 $node->safe_psql('postgres', q{SELECT cron.schedule('mine', '0 1 * * *', 'call RETENTION.RUN(force => true)')});

@@ -235,9 +235,9 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	remember($node, tenant => $nobody);
 	my $before = $node->safe_psql('postgres', 'SELECT max(id) FROM retention.run_history');
 	like(psql_fails($node, 'postgres', "CALL retention.run('$nobody');", '42704', 'no policy'),
-		qr/tenant $nobody has no policy/, 'no policy: says so');
+		qr/tenant "$nobody" has no retention policy/, 'no policy: says so');
 	is(last_run($node, 'status, rows_deleted, message, finished_at IS NOT NULL, id'),
-		"failed|0|tenant $nobody has no policy|t|" . ($before + 1), 'no policy: history');
+		"failed|0|tenant \"$nobody\" has no retention policy|t|" . ($before + 1), 'no policy: history');
 	is(gone($node), '0', 'no policy: nothing is deleted');
 
 	my $err = run($node, "'$disabled'", name => 'disabled');

@@ -1,4 +1,4 @@
-# 026_preview.pl - retention.preview() announces what retention.run() then deletes, for
+# 030_preview.pl - retention.preview() announces what retention.run() then deletes, for
 # random tenants: ties, rows that were never started, rows of no known age, rows right at
 # the edge of the minimum; and both agree with an oracle in plain SQL.
 #
