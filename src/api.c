@@ -391,7 +391,6 @@ cleanup_old_executions(PG_FUNCTION_ARGS)
 	SPI_connect();
 	retention_scope_begin(&outer, "pg_catalog, pg_temp", InvalidOid);
 
-	retention_target_check_delete(retention_installed_relid());
 	target = retention_installed_open(RowExclusiveLock);
 	retention_wait_for_tenant(target->relid, PG_GETARG_DATUM(0),
 							  target->tenant_type, target->tenant_collation);
@@ -434,7 +433,6 @@ retention_lock_tenant(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("retention.lock_tenant()");
 	SPI_connect();
 	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	retention_target_check_delete(retention_installed_relid());
 	target = retention_installed_open(RowExclusiveLock);
 	retention_wait_for_tenant(target->relid, PG_GETARG_DATUM(0),
 							  target->tenant_type, target->tenant_collation);

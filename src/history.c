@@ -4,8 +4,7 @@
  *
  * The only writer of retention.run_history and retention.run_tenant.  Nobody
  * has the right to write them: the fixed statements below run as the owner of
- * the tables (`writer`), and no other code of the extension changes role
- * upwards.  Must not look at policies or at the table to clean.
+ * the tables (`writer`).  Must not look at policies or at the table to clean.
  */
 #include "postgres.h"
 
@@ -106,14 +105,9 @@ write_as_writer(void *arg)
 {
 	Write	   *write = arg;
 	RetentionScope scope;
-	Oid			userid;
-	int			sec_context;
 
-	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_scope_begin_as(&scope, write->writer);
 	retention_pin_setting("lock_timeout", LOCK_TIMEOUT);
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(write->writer,
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	write->count =
 		retention_spi_execute(retention_spi_plan(write->history, write->kind,
@@ -121,7 +115,6 @@ write_as_writer(void *arg)
 							  write->expected, write->values, write->nulls,
 							  false, write->row, write->arg);
 	PopActiveSnapshot();
-	SetUserIdAndSecContext(userid, sec_context);
 	retention_scope_end(&scope);
 }
 

@@ -228,15 +228,19 @@ retention_installed_relid(void)
 
 /*
  * Locks the table that is cleaned until the transaction ends and describes it,
- * in the current memory context.  Fails unless it is as it was when it was
- * attached: without started_at, say, rows would be older than they are.
+ * in the current memory context.  ROW EXCLUSIVE is for those who may delete.
+ * Fails unless the table is as it was when it was attached: without
+ * started_at, say, rows would be older than they are.
  */
 RetentionTarget *
 retention_installed_open(LOCKMODE lockmode)
 {
 	RetentionBinding *binding = find_binding();
-	RetentionTarget *target = retention_target_open(binding->relid, lockmode);
+	RetentionTarget *target;
 
+	if (lockmode >= RowExclusiveLock)
+		retention_target_check_delete(binding->relid);
+	target = retention_target_open(binding->relid, lockmode);
 	if (strcmp(target->time_columns, binding->time_columns) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -83,9 +83,8 @@ typedef struct Run
 	MemoryContext target_context;
 	MemoryContext scratch;		/* reset at each commit */
 
-	LOCKTAG    *held;			/* locks of tenants in this transaction */
+	LOCKTAG		held[MOST_TENANTS]; /* of tenants in this transaction */
 	int			nheld;
-	int			held_allocated;
 	TimestampTz transaction_began;
 	int64		transaction_rows;
 	TimestampTz paced_until;
@@ -470,17 +469,7 @@ clean_tenant(Run *run, Datum tenant)
 	const char *stop;
 	MemoryContext caller;
 
-	if (run->nheld == run->held_allocated)
-	{
-		run->held_allocated = Max(64, run->held_allocated * 2);
-		if (run->held == NULL)
-			run->held = MemoryContextAlloc(run->context,
-										   run->held_allocated *
-										   sizeof(LOCKTAG));
-		else
-			run->held = repalloc(run->held,
-								 run->held_allocated * sizeof(LOCKTAG));
-	}
+	Assert(run->nheld < MOST_TENANTS);
 	if (!retention_try_lock_tenant(run->relid, tenant,
 								   run->target.tenant_type,
 								   run->target.tenant_collation,
@@ -589,18 +578,11 @@ static void
 step_check_tenant(void *arg)
 {
 	Run		   *run = arg;
-	RetentionStatement statement = retention_query_policy(run->policies);
 	RetentionPolicy policy = {0};
-	RetentionScope scope;
 	bool		found;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	found = retention_policy_load(run->policies, &statement,
-								  *run->record.only_tenant, &policy);
-	PopActiveSnapshot();
-	retention_scope_end(&scope);
-
+	found = retention_step_load_policy(run->policies,
+									   *run->record.only_tenant, &policy);
 	if (!found && !retention_apply_default_policy)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -645,7 +627,6 @@ step_look_up(void *arg)
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	run->policies = retention_policy_relid();
 	run->relid = retention_installed_relid();
-	retention_target_check_delete(run->relid);
 	retention_scope_end(&scope);
 }
 

@@ -413,7 +413,19 @@ retention_scope_begin(RetentionScope *scope, const char *search_path,
 }
 
 /*
- * Undoes retention_scope_begin(), and with it whatever the owner's code has
+ * Begins a scope with the rights of `role`, for a fixed statement that names
+ * every object with its schema.  The only way upwards.
+ */
+void
+retention_scope_begin_as(RetentionScope *scope, Oid role)
+{
+	retention_scope_begin(scope, "pg_catalog, pg_temp", InvalidOid);
+	SetUserIdAndSecContext(role, scope->sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/*
+ * Undoes retention_scope_begin() or retention_scope_begin_as(), and with it whatever the owner's code has
  * set meanwhile.
  */
 void

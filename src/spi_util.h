@@ -47,6 +47,7 @@ extern uint64 retention_spi_execute(SPIPlanPtr plan, int expected,
 extern void retention_spi_utility(const char *text);
 extern void retention_scope_begin(RetentionScope *scope,
 								  const char *search_path, Oid owner);
+extern void retention_scope_begin_as(RetentionScope *scope, Oid role);
 extern void retention_scope_end(RetentionScope *scope);
 extern void retention_pin_setting(const char *name, const char *value);
 extern ErrorData *retention_try(void (*function) (void *arg), void *arg);

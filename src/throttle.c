@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -142,19 +141,13 @@ void
 retention_throttle_probe_lag(Oid reader, RetentionProbe *probe)
 {
 	RetentionScope scope;
-	Oid			userid;
-	int			sec_context;
 
 	probe->lag_bytes = 0;
 	probe->laggard[0] = '\0';
-	retention_scope_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(reader,
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	retention_scope_begin_as(&scope, reader);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	retention_spi_execute(retention_spi_plan(InvalidOid, 0, &lag_statement),
 						  SPI_OK_SELECT, NULL, NULL, true, take_lag, probe);
 	PopActiveSnapshot();
-	SetUserIdAndSecContext(userid, sec_context);
 	retention_scope_end(&scope);
 }

@@ -19,8 +19,9 @@
 #include "unit.h"
 
 /*
- * Begins a scope and pins what a step of a run needs beside the search path: no long wait for any lock,
- * and no row-level security that would silently hide rows.
+ * Begins a scope and pins what a step of a run needs beside the search path:
+ * no long wait for any lock, and no row-level security that would silently
+ * hide rows.
  */
 void
 retention_step_begin(RetentionScope *scope, const char *search_path, Oid owner)
@@ -34,6 +35,26 @@ retention_step_begin(RetentionScope *scope, const char *search_path, Oid owner)
 }
 
 /*
+ * Loads the policy of a tenant as it is now, within a step.  Returns false when
+ * the tenant has none.
+ */
+bool
+retention_step_load_policy(Oid policies, Datum tenant,
+						   RetentionPolicy *policy)
+{
+	RetentionStatement statement = retention_query_policy(policies);
+	RetentionScope scope;
+	bool		found;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	found = retention_policy_load(policies, &statement, tenant, policy);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+	return found;
+}
+
+/*
  * A step: loads the policy and starts the plan.  The unit has no plan if the
  * tenant is not to be cleaned any more.
  */
@@ -41,7 +62,6 @@ static void
 step_begin(void *arg)
 {
 	RetentionUnit *unit = arg;
-	RetentionStatement statement = retention_query_policy(unit->policies);
 	RetentionPlanOptions options = {0};
 	RetentionScope scope;
 	RetentionPolicy policy = {
@@ -51,13 +71,8 @@ step_begin(void *arg)
 	bool		found;
 	bool		same;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	found = retention_policy_load(unit->policies, &statement,
-								  unit->record.tenant, &policy);
-	PopActiveSnapshot();
-	retention_scope_end(&scope);
-
+	found = retention_step_load_policy(unit->policies, unit->record.tenant,
+									   &policy);
 	if (found ? !(policy.is_enabled || unit->force) :
 		!retention_apply_default_policy)
 	{

@@ -37,6 +37,8 @@ typedef struct RetentionUnit
 
 extern void retention_step_begin(RetentionScope *scope,
 								 const char *search_path, Oid owner);
+extern bool retention_step_load_policy(Oid policies, Datum tenant,
+									   RetentionPolicy *policy);
 extern bool retention_unit_begin(RetentionUnit *unit);
 extern bool retention_unit_next(RetentionUnit *unit);
 extern bool retention_unit_execute(RetentionUnit *unit);
