@@ -4,6 +4,8 @@
 #   make installcheck         regress, isolation and TAP, against a running server
 #   make pgtap                the pgTAP files, against a running server
 #   make test                 all of these on a throw-away server, nothing installed
+#   make test-unit            the parts that need no server, with sanitizers
+#   make coverage             the tests, and which lines of src they run
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
@@ -19,6 +21,12 @@ OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 # The server's own headers have unused parameters, and so has every SQL
 # function that takes no argument.
 PG_CFLAGS = -Wall -Wextra $(WERROR) -Wno-unused-parameter
+
+# COVERAGE=1: count which lines run; see test/coverage.
+ifdef COVERAGE
+PG_CFLAGS += --coverage -O0
+SHLIB_LINK += --coverage
+endif
 
 # := because an empty list has to look undefined to PGXS.
 REGRESS := $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
@@ -62,6 +70,12 @@ pgtap:
 test:
 	scripts/test
 
+test-unit:
+	scripts/test unit
+
+coverage:
+	COVERAGE=1 scripts/test
+
 demo:
 	scripts/demo
 
@@ -80,4 +94,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-unit coverage demo bench lint check-symbols check-includes indent
