@@ -6,6 +6,28 @@
 -- Names below have their schema; operators are those of pg_catalog.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- What is there under the names of the SQL contract was written by hand: a
+-- script brings its policies over.  Said before anything is created.
+DO $$
+DECLARE
+	hint text := 'It was perhaps written by hand: the script migrations/add_execution_retention_policy.sql creates the extension and keeps the policies.  Run that instead of CREATE EXTENSION.';
+	function text;
+BEGIN
+	IF to_regclass('@extschema@.execution_retention_policies') IS NOT NULL THEN
+		RAISE EXCEPTION 'relation "%" already exists', '@extschema@.execution_retention_policies'
+			USING ERRCODE = 'duplicate_table', HINT = hint;
+	END IF;
+	FOREACH function IN ARRAY ARRAY[
+		'@extschema@.cleanup_old_executions(uuid,integer,integer,integer)',
+		'@extschema@.update_execution_retention_policies_updated_at()']
+	LOOP
+		IF to_regprocedure(function) IS NOT NULL THEN
+			RAISE EXCEPTION 'function % already exists', function
+				USING ERRCODE = 'duplicate_object', HINT = hint;
+		END IF;
+	END LOOP;
+END $$;
+
 -- schema
 
 CREATE SCHEMA retention;
