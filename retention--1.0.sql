@@ -473,18 +473,30 @@ DECLARE
 	needing bigint;
 	last_started timestamptz;
 	last_message text;
-	patience interval := retention.patience();
+	patience interval;
+	unseen bigint;
 BEGIN
+	IF NOT has_table_privilege('retention.run_history', 'SELECT') THEN
+		RAISE EXCEPTION 'permission denied for table "run_history"'
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = format('GRANT pg_monitor TO %I;', current_user);
+	END IF;
+	patience := retention.patience();
+
 	SELECT count(*), count(*) FILTER (WHERE s.is_enabled),
 		count(*) FILTER (WHERE s.is_enabled AND s.oldest_due IS NOT NULL
 			AND s.severity IN ('warning', 'critical')),
 		max(s.overdue) FILTER (WHERE s.is_enabled
 			AND s.severity IN ('warning', 'critical')),
-		count(*) FILTER (WHERE s.severity IN ('warning', 'critical')),
+		count(*) FILTER (WHERE s.severity IN ('warning', 'critical')
+			AND NOT s.hidden),
 		CASE WHEN bool_or(s.severity = 'critical') THEN 'critical'
-			ELSE 'warning' END
-	INTO policies, enabled, tenants_overdue, oldest_overdue, needing, worst
-	FROM retention.status AS s;
+			ELSE 'warning' END,
+		count(*) FILTER (WHERE s.hidden)
+	INTO policies, enabled, tenants_overdue, oldest_overdue, needing, worst,
+		unseen
+	FROM (SELECT *, message LIKE 'You may not see what is due:%' AS hidden
+		FROM retention.status) AS s;
 
 	SELECT r.status, r.finished_at, r.message
 	INTO last_run_status, last_run_finished_at, last_message
@@ -511,6 +523,10 @@ BEGIN
 		SELECT worst, format('Policies that need attention: %s of %s.  See retention.status.',
 			needing, policies)
 		WHERE needing > 0
+		UNION ALL
+		SELECT 'warning', format('You may not see what is due for %s of %s policies: GRANT SELECT ON %s TO %I;',
+			unseen, policies, coalesce(retention.executions()::text, 'executions'), current_user)
+		WHERE unseen > 0
 		UNION ALL
 		SELECT CASE WHEN runs_failed_in_a_row >= 3 THEN 'critical' ELSE 'warning' END,
 			format('The last %s did not end well: %s.  See retention.history.',
@@ -559,12 +575,21 @@ AS $$
 		|| current_database())::name::text
 $$;
 
+CREATE FUNCTION retention.has_cron()
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron')
+$$;
+
 CREATE FUNCTION retention.job_command(kind text)
 RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	-- Details of failed jobs have no time, but runid counts up with it.
+	-- Details of failed jobs have no time, but runid counts up with it.  In
+	-- another database the extension, and so its setting, may be absent.
 	SELECT CASE kind WHEN 'run' THEN 'CALL retention.run()'
 		ELSE format('DELETE FROM cron.job_run_details WHERE (database = %L AND command = %L'
 			|| ' OR jobid IN (SELECT jobid FROM cron.job WHERE jobname IN (%L, %L)))'
@@ -572,7 +597,9 @@ AS $$
 			|| ' WHERE end_time < now() - %s * interval ''24 hours'')',
 			current_database(), retention.job_command('run'),
 			retention.job_name('run'), retention.job_name('prune'),
-			retention.setting('history_days'))
+			CASE WHEN retention.has_cron()
+				THEN '(SELECT retention.setting(''history_days'')::integer)'
+				ELSE retention.setting('history_days') END)
 		END
 $$;
 
@@ -583,14 +610,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	-- NULL, and no error, when the role may not see it or nobody defines it
 	SELECT s.setting FROM pg_settings AS s WHERE s.name = visible_setting.name
-$$;
-
-CREATE FUNCTION retention.has_cron()
-RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron')
 $$;
 
 CREATE FUNCTION retention.scheduled_jobs()
@@ -650,6 +669,9 @@ DECLARE
 	prune_name text := retention.job_name('prune');
 	prune_schedule text := '17 3 * * *';
 	prune_command text := retention.job_command('prune');
+	schedule_hint text := concat_ws('  ',
+		'A schedule has five fields: minute, hour, day of month, month, day of week; ''0 2 * * *'' is every night at two.',
+		CASE WHEN cron IS NULL THEN 'This one is the setting retention.schedule.' END);
 	other_role text;
 	is_active boolean;
 	error_code text;
@@ -662,6 +684,11 @@ BEGIN
 	database := current_database();
 
 	IF NOT retention.has_cron() AND cron_database <> database THEN
+		-- pg_cron says this itself, but where the statement is run
+		IF schedule !~* '^\s*(@[a-z]+|\d+\s+seconds?|\S+(\s+\S+){4})\s*$' THEN
+			RAISE EXCEPTION 'invalid schedule: %', schedule
+				USING ERRCODE = 'invalid_parameter_value', HINT = schedule_hint;
+		END IF;
 		message := format('pg_cron keeps its jobs in database "%s": run the statement there.',
 			cron_database);
 		statement := format(E'SELECT cron.schedule_in_database(%L, %L, %L, %L);\n'
@@ -673,13 +700,15 @@ BEGIN
 	ELSIF NOT retention.has_cron() THEN
 		RAISE EXCEPTION 'pg_cron is not available in database "%"', database
 			USING ERRCODE = 'object_not_in_prerequisite_state',
-				HINT = format(E'Set these, restart the server, and create the extension:\n'
+				HINT = CASE WHEN cron_database IS NOT NULL
+					THEN 'The server has it: CREATE EXTENSION pg_cron;'
+					ELSE format(E'Set these, restart the server, and create the extension:\n'
 					'shared_preload_libraries = %L\n'
 					'cron.database_name = %L\n'
 					'CREATE EXTENSION pg_cron;',
 					CASE WHEN libraries ~ '\mpg_cron\M' THEN libraries
 						ELSE concat_ws(', ', nullif(libraries, ''), 'pg_cron') END,
-					database);
+					database) END;
 	END IF;
 
 	BEGIN
@@ -708,8 +737,7 @@ BEGIN
 				HINT = CASE WHEN error_hint <> '' THEN error_hint
 					WHEN error_code = '42501'
 					THEN format('GRANT USAGE ON SCHEMA cron TO %I;', current_user)
-					ELSE 'A schedule has five fields: minute, hour, day of month, month, day of week; ''0 2 * * *'' is every night at two.'
-					END;
+					ELSE schedule_hint END;
 	END;
 	IF other_role IS NOT NULL THEN
 		RAISE EXCEPTION 'job "%" belongs to role "%"', job_name, other_role
@@ -1109,6 +1137,19 @@ BEGIN
 	END IF;
 END $$;
 
+CREATE FUNCTION retention.deleted_since(since timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT has_table_privilege('retention.run_history', 'SELECT') THEN
+		RETURN 0;
+	END IF;
+	RETURN (SELECT coalesce(sum(r.rows_deleted), 0) FROM retention.run_history AS r
+		WHERE coalesce(r.finished_at, now()) >= since);
+END $$;
+
 CREATE FUNCTION retention.check_vacuum(open_for interval DEFAULT '1 hour')
 RETURNS TABLE (severity text, object text, finding text, advice text)
 LANGUAGE sql STABLE PARALLEL UNSAFE
@@ -1129,7 +1170,8 @@ AS $$
 	WHERE o.option_name = 'autovacuum_enabled' AND NOT o.option_value::boolean
 	UNION ALL
 	SELECT 'warning', 'table ' || c.oid::regclass,
-		format('Autovacuum is behind: %s dead rows, more than three times what should start it.', s.n_dead_tup),
+		format('Autovacuum is behind: %s dead rows, more than three times what should start it; last vacuumed: %s.',
+			s.n_dead_tup, coalesce(date_trunc('second', greatest(s.last_vacuum, s.last_autovacuum))::text, 'never')),
 		format('VACUUM (ANALYZE) %s;', c.oid::regclass)
 	FROM retention.with_partitions(retention.executions()) AS relation
 		JOIN pg_class AS c ON c.oid = relation
@@ -1140,9 +1182,12 @@ AS $$
 			+ coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'autovacuum_vacuum_scale_factor'),
 				current_setting('autovacuum_vacuum_scale_factor'))::float8 * greatest(c.reltuples, 0)
 			FROM pg_options_to_table(c.reloptions) AS o) AS v (threshold)
-	WHERE s.n_dead_tup > greatest(3 * v.threshold, 10000)
+	-- what runs deleted within a day does not count, nor a vacuum under way
+	WHERE s.n_dead_tup - retention.deleted_since(now() - interval '1 day')
+			> greatest(3 * v.threshold, 10000)
 		AND coalesce(greatest(s.last_vacuum, s.last_autovacuum), '-infinity')
 			< now() - interval '1 day'
+		AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS w WHERE w.relid = c.oid)
 	UNION ALL
 	SELECT 'warning', 'process ' || a.pid,
 		format('Its transaction has been open since %s: rows deleted after that cannot be vacuumed.',
@@ -1595,7 +1640,7 @@ COMMENT ON FUNCTION retention.has_cron() IS
 COMMENT ON FUNCTION retention.scheduled_jobs() IS
 	'The jobs of pg_cron in this database that clean, and how each went last';
 COMMENT ON FUNCTION retention.schedule(text) IS
-	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that. A second job keeps the details of our jobs for retention.history_days as they are now. Where pg_cron is in another database, returns the statement to run there.';
+	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that. A second job removes the details of our jobs after retention.history_days. Where pg_cron is in another database, returns the statement to run there.';
 COMMENT ON FUNCTION retention.unschedule() IS
 	'Removes the jobs of retention.schedule()';
 COMMENT ON FUNCTION retention.executions() IS
@@ -1614,6 +1659,8 @@ COMMENT ON FUNCTION retention.check_triggers() IS
 	'Part of retention.check(): triggers that fire per deleted row';
 COMMENT ON FUNCTION retention.check_schedule() IS
 	'Part of retention.check(): the last runs and pg_cron';
+COMMENT ON FUNCTION retention.deleted_since(timestamptz) IS
+	'Rows deleted by the runs that ended since then or go on; 0 if you may not see them';
 COMMENT ON FUNCTION retention.check_vacuum(interval) IS
 	'Part of retention.check(): what keeps deleted rows from being vacuumed; transactions count once they have been open for so long';
 COMMENT ON FUNCTION retention.check_rights() IS

@@ -22,6 +22,7 @@ INSERT INTO declared VALUES
     ('check_vacuum(interval)', 's', true),
     ('cleanup_tenant(uuid,boolean)', 'v', false),
     ('cutoff(timestamp with time zone,integer)', 'i', true),
+    ('deleted_since(timestamp with time zone)', 's', true),
     ('due(uuid,integer,integer)', 's', true),
     ('executions()', 's', true),
     ('get_policy(uuid)', 's', true),

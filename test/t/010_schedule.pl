@@ -47,8 +47,7 @@ my $jobs = q{SELECT job_name, kind, schedule, database, username, active, last_s
 prepare('postgres');
 my $error = psql_fails($node, 'postgres', 'SELECT * FROM retention.schedule()', '55000', 'no extension');
 like($error, qr/pg_cron is not available in database "postgres"/, 'the message');
-like($error, qr/shared_preload_libraries = 'pg_cron'\ncron\.database_name = 'postgres'\nCREATE EXTENSION pg_cron;/,
-	'three lines of set-up');
+like($error, qr/HINT:  The server has it: CREATE EXTENSION pg_cron;\n/, 'no more than that is missing');
 is($node->safe_psql('postgres', 'SELECT * FROM retention.unschedule()'),
 	'0|Nothing was scheduled: pg_cron is not available here.|', 'unscheduling says so');
 is(findings('postgres', 'true'),
@@ -104,7 +103,10 @@ $id = $node->safe_psql('postgres', q{SELECT job_id FROM retention.scheduled_jobs
 
 # pg_cron's own errors come through, with help
 $error = psql_fails($node, 'postgres', q{SELECT * FROM retention.schedule('at night')}, '22023', 'no schedule');
-like($error, qr/invalid schedule: at night\n.*HINT:  \S/s, 'the message of pg_cron and a hint');
+like($error, qr/invalid schedule: at night\n.*HINT:  A schedule has five fields: .* two\.\n/, 'the message of pg_cron and a hint');
+$error = psql_fails($node, 'postgres', q{SET retention.schedule = 'soon'; SELECT * FROM retention.schedule()}, '22023', 'the setting is none');
+like($error, qr/invalid schedule: soon\n.*HINT:  A schedule has five fields: .* two\.  This one is the setting retention\.schedule\.\n/,
+	'and where it comes from');
 is($node->safe_psql('postgres', 'SELECT job_id, schedule FROM retention.scheduled_jobs WHERE kind = \'run\''),
 	"$id|0 2 * * *", 'the job is as it was');
 
@@ -131,11 +133,12 @@ $node->safe_psql('postgres',
 	$node->safe_psql('postgres', q{SELECT command FROM cron.job WHERE jobname = 'retention-prune:postgres'}));
 is($node->safe_psql('postgres', q{SELECT string_agg(runid::text, ' ' ORDER BY runid) FROM cron.job_run_details}),
 	'1004 1005 1006', 'details older than history_days are gone, those of other jobs are not');
-$node->safe_psql('postgres', q{SET retention.history_days = 2; SELECT retention.schedule()});
+$node->safe_psql('postgres', q{ALTER DATABASE postgres SET retention.history_days = 2});
 $node->safe_psql('postgres',
 	$node->safe_psql('postgres', q{SELECT command FROM cron.job WHERE jobname = 'retention-prune:postgres'}));
 is($node->safe_psql('postgres', q{SELECT string_agg(runid::text, ' ' ORDER BY runid) FROM cron.job_run_details}),
-	'1004 1006', 'the setting counts when the job is scheduled');
+	'1004 1006', 'the setting counts as it is when the job runs');
+$node->safe_psql('postgres', q{ALTER DATABASE postgres RESET retention.history_days});
 $node->safe_psql('postgres', 'DELETE FROM cron.job_run_details');
 
 # ---- Another role
@@ -214,6 +217,16 @@ is("$job,$name,$schedule,$command,$db", ',retention:my app,30 1 * * *,CALL reten
 is($message, 'pg_cron keeps its jobs in database "postgres": run the statement there.', 'where');
 like($statement, qr/^SELECT cron\.schedule_in_database\('retention:my app', '30 1 \* \* \*', 'CALL retention\.run\(\)', 'my app'\);\n/,
 	'the exact statement');
+foreach my $bad ('at night', '0 2 * *', '', '0 2 * * * *')
+{
+	$error = psql_fails($node, 'my app', "SELECT * FROM retention.schedule('$bad')", '22023', "no statement for '$bad'");
+	like($error, qr/invalid schedule: \Q$bad\E\n.*HINT:  A schedule has five fields/, 'the same message as there');
+}
+foreach my $good ('@daily', '10 seconds', '*/5 0-6 1,15 jan mon')
+{
+	like($node->safe_psql('my app', "SELECT statement FROM retention.schedule('$good')"),
+		qr/'retention:my app', '\Q$good\E', /, "a statement for '$good'");
+}
 $node->safe_psql('postgres', $statement) for 1, 2;
 is($node->safe_psql('postgres', 'SELECT jobname, schedule, database FROM cron.job ORDER BY 1 DESC'),
 	join("\n", 'retention:my app|30 1 * * *|my app', 'retention-prune:my app|17 3 * * *|postgres'),

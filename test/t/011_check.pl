@@ -59,8 +59,20 @@ is(findings(), '', 'gone');
 $node->safe_psql('postgres', fill_tenant(tenant(1), 20000, newest => 50) . 'DELETE FROM executions; ');
 wait_for($node, 'postgres', q{SELECT n_dead_tup >= 20000 FROM pg_stat_all_tables WHERE relname = 'executions'}, 'counted');
 like(findings(),
-	qr/^warning\|table public\.executions\|Autovacuum is behind: 20000 dead rows, .*\|VACUUM \(ANALYZE\) public\.executions;$/,
+	qr/^warning\|table public\.executions\|Autovacuum is behind: 20000 dead rows, .* it; last vacuumed: never\.\|VACUUM \(ANALYZE\) public\.executions;$/,
 	'many dead rows');
+
+# those that runs have just deleted do not count
+my $run = q{INSERT INTO retention.run_history (started_at, finished_at, status, run_by, pid, rows_deleted) VALUES };
+$node->safe_psql('postgres', "$run (now() - interval '3 days', now() - interval '25 hours', 'succeeded', 'me', 1, 20000)");
+like(findings(), qr/behind: 20000/, 'what was deleted more than a day ago counts');
+$node->safe_psql('postgres', "$run (now() - interval '3 days', now() - interval '23 hours', 'succeeded', 'me', 1, 5000)");
+like(findings(), qr/behind: 20000/, 'and so do the others');
+$node->safe_psql('postgres', "$run (now() - interval '3 days', NULL, 'interrupted', 'me', 1, 6000)");
+is(findings(), '', 'no more than 10000 are old');
+is($node->safe_psql('postgres', 'SET ROLE little; SELECT object FROM retention.check_vacuum() ORDER BY 1'),
+	"table public.executions\nview pg_stat_activity", 'who does not see the runs hears of all of them');
+$node->safe_psql('postgres', 'DELETE FROM retention.run_history');
 $node->safe_psql('postgres', 'VACUUM (ANALYZE) executions');
 wait_for($node, 'postgres', q{SELECT n_dead_tup = 0 FROM pg_stat_all_tables WHERE relname = 'executions'}, 'vacuumed');
 is(findings(), '', 'gone');
