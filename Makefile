@@ -6,6 +6,7 @@
 #   make test                 all of these on a throw-away server, nothing installed
 #   make test-unit            the parts that need no server, with sanitizers
 #   make coverage             the tests, and which lines of src they run
+#   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
@@ -76,6 +77,9 @@ test-unit:
 coverage:
 	COVERAGE=1 scripts/test
 
+test-crash:
+	RETENTION_FAULTS=$${RETENTION_FAULTS:-400} scripts/test test/t/031_crash.pl
+
 demo:
 	scripts/demo
 
@@ -94,4 +98,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-unit coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-unit test-crash coverage demo bench lint check-symbols check-includes indent

@@ -13,7 +13,7 @@ use Test::More;
 
 our @EXPORT =
   qw(rows_of policy prepare_runs mischief remember verdict gone last_run run
-  start_run wait_until_stopped wait_until_over finish_run release no_locks_left);
+  start_run wait_until_stopped wait_until_over finish_run release no_locks_left truth_query);
 
 # SQL that gives one tenant "rows" rows, one an hour, the newest "newest" days and half
 # an hour old, so that none of them becomes due while a test goes on.  Every "nulls"-th
@@ -139,6 +139,41 @@ sub verdict
 		FROM (SELECT count(*) FILTER (WHERE NOT o.goes) AS want, count(e.id) AS have
 			  FROM oracle AS o LEFT JOIN executions AS e USING (id)
 			  GROUP BY o.tenant_id, o.t) AS x});
+}
+
+# A query for when no run is under way: what is, what should be, and how many rows are
+# gone.  Since the run with this id, what history claims is what is gone, for the runs and
+# for each tenant; no row is gone that should stay; no lock and no run is left.
+sub truth_query
+{
+	my ($since) = @_;
+
+	return qq{
+		WITH fate AS (
+			SELECT o.*, e.id IS NULL AS is_gone FROM oracle AS o LEFT JOIN executions AS e USING (id)),
+		instant AS (
+			SELECT count(*) FILTER (WHERE NOT goes) - count(*) FILTER (WHERE NOT is_gone) AS missing
+			FROM fate GROUP BY tenant_id, t),
+		tenant AS (
+			SELECT tenant_id, count(*) FILTER (WHERE is_gone) AS gone FROM fate GROUP BY tenant_id),
+		claim AS (
+			SELECT tenant_id, sum(rows_deleted) AS claimed FROM retention.run_tenant
+			WHERE run_id > $since GROUP BY tenant_id),
+		found AS (
+			SELECT (SELECT sum(greatest(missing, 0)) FROM instant) AS too_many,
+				   (SELECT sum(gone) FROM tenant) AS gone,
+				   (SELECT COALESCE(sum(rows_deleted), 0) FROM retention.run_history WHERE id > $since) AS claimed,
+				   (SELECT COALESCE(sum(claimed), 0) FROM claim) AS by_tenant,
+				   (SELECT count(*) FROM tenant FULL JOIN claim USING (tenant_id)
+					WHERE COALESCE(gone, 0) <> COALESCE(claimed, 0)) AS differ,
+				   (SELECT count(*) FROM pg_locks
+					WHERE locktype = 'advisory' AND objsubid IN (7265, 7266)) AS locks,
+				   (SELECT count(*) FROM retention.progress) AS alive),
+		phrase (pattern) AS (
+			VALUES ('%s rows too many, %s claimed, %s by tenants, %s tenants differ, %s locks, %s runs seem alive'))
+		SELECT format(pattern, too_many, claimed, by_tenant, differ, locks, alive),
+			   format(pattern, 0, gone, gone, 0, 0, 0), gone
+		FROM found, phrase};
 }
 
 # How many of the rows that the oracle knows are gone.
