@@ -386,11 +386,12 @@ BEGIN
 	ELSIF NOT is_enabled AND force IS NOT TRUE THEN
 		reason := 'the policy is disabled';
 	ELSE
-		-- The policy row is locked after the tenant, as a run does it.
+		-- The policy row is locked after the tenant, as a run does it.  All
+		-- arguments are given: others may put functions into that schema.
 		SELECT c.deleted_count, c.execution_summary, false,
 			c.execution_summary ->> 'reason'
 		INTO deleted_count, execution_summary, skipped, reason
-		FROM @extschema@.cleanup_old_executions(tenant, days, minimum) AS c;
+		FROM @extschema@.cleanup_old_executions(tenant, days, minimum, NULL::integer) AS c;
 
 		UPDATE @extschema@.execution_retention_policies AS p
 		SET last_cleanup_at = clock_timestamp(),

@@ -442,21 +442,30 @@ retention_lock_tenant(PG_FUNCTION_ARGS)
 }
 
 /*
- * Connects to SPI and opens the table to look at it.
+ * Connects to SPI and opens the table.
  */
 static void
-begin_reading(Reading *reading)
+open_reading(Reading *reading)
 {
 	SPI_connect();
 	retention_scope_begin(&reading->outer, "pg_catalog, pg_temp", InvalidOid);
 	reading->target = retention_installed_open(AccessShareLock);
-	retention_scope_begin(&reading->inner,
-						  retention_query_search_path(reading->target),
-						  InvalidOid);
 }
 
 /*
- * Undoes begin_reading().
+ * Begins to look at the open table: for a superuser as its owner, because
+ * planning alone evaluates functions that stand in its index expressions.
+ */
+static void
+begin_reading(Reading *reading)
+{
+	retention_scope_begin(&reading->inner,
+						  retention_query_search_path(reading->target),
+						  reading->target->owner);
+}
+
+/*
+ * Undoes open_reading() and begin_reading().
  */
 static void
 end_reading(Reading *reading)
@@ -499,6 +508,7 @@ retention_oldest_due(PG_FUNCTION_ARGS)
 				 errmsg("arguments \"retention_days\" and \"min_executions_to_keep\" must not be negative")));
 	cutoff = retention_cutoff_before(GetCurrentTransactionStartTimestamp(),
 									 PG_GETARG_INT32(1));
+	open_reading(&reading);
 	begin_reading(&reading);
 	found = retention_preview_oldest_due(reading.target, PG_GETARG_DATUM(0),
 										 cutoff, PG_GETARG_INT32(2), &oldest);
@@ -561,13 +571,14 @@ retention_preview(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
-	begin_reading(&reading);
+	open_reading(&reading);
 	policy_relid = retention_policy_relid();
 	statement = retention_query_policies(policy_relid);
 	policies = retention_policy_list(policy_relid, &statement,
 									 PG_ARGISNULL(0) ? NULL : &tenant);
 	if (policies == NIL && !PG_ARGISNULL(0))
 		policies = list_make1(&defaults);
+	begin_reading(&reading);
 
 	tenant_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "retention preview",

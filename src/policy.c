@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/timestamp.h"
@@ -141,16 +142,48 @@ take_tenant(TupleTableSlot *slot, void *arg)
 }
 
 /*
+ * The policies of a list as the three arrays that a statement takes them as.
+ */
+static void
+pass_policies(const List *policies, Datum *values)
+{
+	int			count = list_length(policies);
+	Datum	   *tenants = palloc(count * sizeof(Datum));
+	Datum	   *days = palloc(count * sizeof(Datum));
+	Datum	   *enabled = palloc(count * sizeof(Datum));
+
+	for (int i = 0; i < count; i++)
+	{
+		const RetentionPolicy *policy = list_nth(policies, i);
+
+		tenants[i] = policy->tenant;
+		days[i] = Int32GetDatum(policy->retention_days);
+		enabled[i] = BoolGetDatum(policy->is_enabled);
+	}
+	values[0] = PointerGetDatum(construct_array(tenants, count, UUIDOID,
+												UUID_LEN, false,
+												TYPALIGN_CHAR));
+	values[1] = PointerGetDatum(construct_array(days, count, INT4OID,
+												sizeof(int32), true,
+												TYPALIGN_INT));
+	values[2] = PointerGetDatum(construct_array(enabled, count, BOOLOID,
+												sizeof(bool), true,
+												TYPALIGN_CHAR));
+}
+
+/*
  * Lists the tenants for whom something is due, with the statement that finds
- * them, in the current memory context.  See retention_query_due().
+ * them, in the current memory context.  See retention_query_due(); `passed`
+ * is the policies if the statement takes them as arguments.
  */
 List *
 retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
-					 TimestampTz now, const Datum *only_tenant, bool force,
+					 const List *passed, TimestampTz now,
+					 const Datum *only_tenant, bool force,
 					 bool without_policy, int32 default_days)
 {
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	Datum		values[7];
+	bool		nulls[7] = {false};
 	List	   *tenants = NIL;
 
 	values[0] = TimestampTzGetDatum(now);
@@ -158,6 +191,8 @@ retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
 	nulls[1] = only_tenant == NULL;
 	values[2] = BoolGetDatum(force);
 	values[3] = Int32GetDatum(default_days);
+	if (statement->nargs > 4)
+		pass_policies(passed, values + 4);
 	retention_spi_execute(retention_spi_plan(policy_relid, without_policy ?
 											 POLICY_DUE_ALL : POLICY_DUE,
 											 statement),
@@ -184,14 +219,17 @@ take_count(TupleTableSlot *slot, void *arg)
  */
 int64
 retention_policy_sample(Oid policy_relid, const RetentionStatement *statement,
-						float4 percent, TimestampTz now, bool force)
+						const List *passed, float4 percent, TimestampTz now,
+						bool force)
 {
-	Datum		values[3];
+	Datum		values[6];
 	int64		count = 0;
 
 	values[0] = Float4GetDatum(percent);
 	values[1] = TimestampTzGetDatum(now);
 	values[2] = BoolGetDatum(force);
+	if (statement->nargs > 3)
+		pass_policies(passed, values + 3);
 	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_SAMPLE,
 											 statement),
 						  SPI_OK_SELECT, values, NULL, true,

@@ -39,13 +39,13 @@ extern void retention_policy_record(Oid policy_relid,
 									int64 deleted);
 extern List *retention_policy_due(Oid policy_relid,
 								  const RetentionStatement *statement,
-								  TimestampTz now, const Datum *only_tenant,
-								  bool force, bool without_policy,
-								  int32 default_days);
+								  const List *passed, TimestampTz now,
+								  const Datum *only_tenant, bool force,
+								  bool without_policy, int32 default_days);
 extern int64 retention_policy_sample(Oid policy_relid,
 									 const RetentionStatement *statement,
-									 float4 percent, TimestampTz now,
-									 bool force);
+									 const List *passed, float4 percent,
+									 TimestampTz now, bool force);
 extern List *retention_binding_load(Oid binding_relid);
 extern void retention_binding_store(Oid binding_relid,
 									const RetentionBinding *binding);

@@ -190,6 +190,28 @@ policy_table(Oid policy_relid)
 }
 
 /*
+ * What a FROM clause reads policies from (tenant_id, retention_days,
+ * is_enabled): the table or, where that is not for the role that reads, three
+ * more arguments of the statement.
+ */
+static char *
+policy_source(RetentionStatement *statement, Oid policy_relid, bool passed)
+{
+	int			first = statement->nargs + 1;
+
+	if (!passed)
+		return psprintf("(SELECT tenant_id, retention_days, is_enabled FROM %s)",
+						policy_table(policy_relid));
+	add_argument(statement, UUIDARRAYOID);
+	add_argument(statement, INT4ARRAYOID);
+	add_argument(statement, BOOLARRAYOID);
+	return psprintf("(SELECT * FROM ROWS FROM (pg_catalog.unnest($%d),"
+					" pg_catalog.unnest($%d), pg_catalog.unnest($%d))"
+					" AS u (tenant_id, retention_days, is_enabled))",
+					first, first + 1, first + 2);
+}
+
+/*
  * The statement that reads the policy of the tenant $1.
  */
 RetentionStatement
@@ -295,16 +317,17 @@ append_tenants(StringInfo text, const RetentionTarget *target,
  * The statement that lists the tenants for whom something is older than the
  * cutoff, the one that waits longest first: those whose policy is enabled, or
  * all with a policy if $3, and, if `without_policy`, those without one, for
- * whom $4 days count.  $1 is the clock; $2 names one tenant, or is NULL.
- * Costs one index probe a leg and a tenant.
+ * whom $4 days count.  $1 is the clock; $2 names one tenant, or is NULL.  The
+ * policies may be `passed` as arguments.  Costs one index probe a leg and a
+ * tenant.
  */
 RetentionStatement
 retention_query_due(const RetentionTarget *target, Oid policy_relid,
-					bool without_policy)
+					bool passed, bool without_policy)
 {
 	const char *relation = quote_qualified_identifier(target->nspname,
 													  target->relname);
-	const char *policies = policy_table(policy_relid);
+	const char *policies;
 	RetentionStatement statement = {0};
 	StringInfoData text;
 	StringInfoData oldest;
@@ -313,11 +336,12 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
 	add_argument(&statement, UUIDOID);
 	add_argument(&statement, BOOLOID);
 	add_argument(&statement, INT4OID);
+	policies = policy_source(&statement, policy_relid, passed);
 
 	initStringInfo(&text);
 	initStringInfo(&oldest);
 	appendStringInfo(&text, "SELECT p.tenant_id FROM ("
-					 "SELECT tenant_id, retention_days FROM %s"
+					 "SELECT tenant_id, retention_days FROM %s AS f"
 					 " WHERE (is_enabled OR $3) AND ($2 IS NULL"
 					 " OR tenant_id OPERATOR(pg_catalog.=) $2)", policies);
 	if (without_policy)
@@ -371,7 +395,8 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
  * that policies, enabled or not if $3, make due at $2.
  */
 RetentionStatement
-retention_query_estimate(const RetentionTarget *target, Oid policy_relid)
+retention_query_estimate(const RetentionTarget *target, Oid policy_relid,
+						 bool passed)
 {
 	RetentionStatement statement = {0};
 	StringInfoData text;
@@ -386,7 +411,7 @@ retention_query_estimate(const RetentionTarget *target, Oid policy_relid)
 					 " AND (p.is_enabled OR $3) WHERE",
 					 quote_qualified_identifier(target->nspname,
 												target->relname),
-					 policy_table(policy_relid),
+					 policy_source(&statement, policy_relid, passed),
 					 quote_identifier(target->tenant_column));
 	for (int legno = 0; legno < target->nlegs; legno++)
 	{

@@ -32,10 +32,11 @@ extern RetentionStatement retention_query_policy(Oid policy_relid);
 extern RetentionStatement retention_query_policies(Oid policy_relid);
 extern RetentionStatement retention_query_record(Oid policy_relid);
 extern RetentionStatement retention_query_due(const RetentionTarget *target,
-											  Oid policy_relid,
+											  Oid policy_relid, bool passed,
 											  bool without_policy);
 extern RetentionStatement retention_query_estimate(const RetentionTarget *target,
-												   Oid policy_relid);
+												   Oid policy_relid,
+												   bool passed);
 extern char *retention_query_search_path(const RetentionTarget *target);
 extern char *retention_query_create_index(const RetentionTarget *target,
 										  int leg, bool concurrently);

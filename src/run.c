@@ -524,10 +524,11 @@ clean_tenant(Run *run, Datum tenant)
 }
 
 /*
- * Estimates, from a sample, how many rows the run will delete.
+ * Estimates, from a sample, how many rows the run will delete.  `passed` is
+ * the policies if the current role is not the one to read them.
  */
 static int64
-estimate_rows(Run *run)
+estimate_rows(Run *run, bool as_owner, const List *passed)
 {
 	BlockNumber blocks = retention_target_blocks(run->relid);
 	RetentionStatement statement;
@@ -537,15 +538,20 @@ estimate_rows(Run *run)
 		blocks == 0)
 		return -1;
 	percent = Min(100.0, 100.0 * SAMPLE_BLOCKS / blocks);
-	statement = retention_query_estimate(&run->target, run->policies);
-	return (int64) (retention_policy_sample(run->policies, &statement, percent,
-											run->now, run->force) *
+	statement = retention_query_estimate(&run->target, run->policies,
+										 as_owner);
+	return (int64) (retention_policy_sample(run->policies, &statement, passed,
+											percent, run->now, run->force) *
 					100.0 / percent);
 }
 
 /*
  * A step: finds the tenants for whom something is due, in the run's memory
  * context.
+ *
+ * Planning alone evaluates functions that stand in index expressions and the
+ * like: where batches run as the table's owner, so does this.  The owner need
+ * not see the policies; they are read before.
  */
 static void
 step_find_tenants(void *arg)
@@ -553,20 +559,31 @@ step_find_tenants(void *arg)
 	Run		   *run = arg;
 	RetentionStatement statement;
 	RetentionScope scope;
+	RetentionScope inner;
 	MemoryContext caller;
+	bool		as_owner = retention_scope_switches(run->target.owner);
+	List	   *passed = NIL;
 
-	statement = retention_query_due(&run->target, run->policies,
-									retention_apply_default_policy);
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (as_owner)
+	{
+		statement = retention_query_policies(run->policies);
+		passed = retention_policy_list(run->policies, &statement, NULL);
+	}
+	retention_scope_begin(&inner, "pg_catalog, pg_temp", run->target.owner);
+	statement = retention_query_due(&run->target, run->policies, as_owner,
+									retention_apply_default_policy);
 	caller = MemoryContextSwitchTo(run->context);
-	run->tenants = retention_policy_due(run->policies, &statement, run->now,
-										run->record.only_tenant, run->force,
+	run->tenants = retention_policy_due(run->policies, &statement, passed,
+										run->now, run->record.only_tenant,
+										run->force,
 										retention_apply_default_policy,
 										retention_default_retention_days);
 	MemoryContextSwitchTo(caller);
 	if (run->tenants != NIL)
-		run->record.estimated = estimate_rows(run);
+		run->record.estimated = estimate_rows(run, as_owner, passed);
+	retention_scope_end(&inner);
 	PopActiveSnapshot();
 	retention_scope_end(&scope);
 }

@@ -389,6 +389,15 @@ retention_spi_utility(const char *text)
 }
 
 /*
+ * Does retention_scope_begin() for this owner take on another identity?
+ */
+bool
+retention_scope_switches(Oid owner)
+{
+	return OidIsValid(owner) && owner != GetUserId() && superuser();
+}
+
+/*
  * Pins the search path and, when the caller is a superuser who is not `owner`,
  * takes on the owner's identity: triggers on a table are its owner's code and
  * must not run with a superuser's rights.  Pass InvalidOid to stay who you
@@ -404,7 +413,7 @@ retention_scope_begin(RetentionScope *scope, const char *search_path,
 	/* a session that forces custom plans would plan without our settings */
 	retention_pin_setting("plan_cache_mode", "auto");
 
-	if (OidIsValid(owner) && owner != scope->userid && superuser())
+	if (retention_scope_switches(owner))
 		SetUserIdAndSecContext(owner,
 							   scope->sec_context |
 							   SECURITY_LOCAL_USERID_CHANGE |

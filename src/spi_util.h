@@ -45,6 +45,7 @@ extern uint64 retention_spi_execute(SPIPlanPtr plan, int expected,
 									bool read_only,
 									RetentionRowFunction row, void *arg);
 extern void retention_spi_utility(const char *text);
+extern bool retention_scope_switches(Oid owner);
 extern void retention_scope_begin(RetentionScope *scope,
 								  const char *search_path, Oid owner);
 extern void retention_scope_begin_as(RetentionScope *scope, Oid role);

@@ -19,7 +19,9 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/primnodes.h"
+#include "optimizer/optimizer.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -27,6 +29,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 #include "utils/varlena.h"
 
@@ -243,6 +246,31 @@ find_attribute(Relation rel, const char *name)
 }
 
 /*
+ * The index's predicate as a list of conditions, as it was written.  Not what
+ * RelationGetIndexPredicate() gives, which evaluates what is constant in it:
+ * that would run functions of the table's owner with the caller's rights.
+ */
+static List *
+written_predicate(Relation index)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+										ObjectIdGetDatum(RelationGetRelid(index)));
+	Expr	   *predicate = NULL;
+	bool		isnull = true;
+	Datum		value = (Datum) 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		value = SysCacheGetAttr(INDEXRELID, tuple, Anum_pg_index_indpred,
+								&isnull);
+		if (!isnull)
+			predicate = stringToNode(TextDatumGetCString(value));
+		ReleaseSysCache(tuple);
+	}
+	return make_ands_implicit(canonicalize_qual(predicate, false));
+}
+
+/*
  * Does each part of the index's predicate hold for every row of the leg, so
  * that the index has all of them, and does the predicate leave out the rows
  * of other legs?
@@ -258,7 +286,7 @@ predicate_fits(Relation rel, Relation index, const RetentionLeg *leg)
 	if (leg->null_column != NULL)
 		null_attnum = find_attribute(rel, leg->null_column)->attnum;
 
-	foreach(lc, RelationGetIndexPredicate(index))
+	foreach(lc, written_predicate(index))
 	{
 		NullTest   *test = lfirst(lc);
 		AttrNumber	tested;
