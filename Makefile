@@ -7,6 +7,7 @@
 #   make test-unit            the parts that need no server, with sanitizers
 #   make coverage             the tests, and which lines of src they run
 #   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
+#   make test-stress          everything at once (RETENTION_STRESS_SECONDS=120)
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
@@ -80,6 +81,9 @@ coverage:
 test-crash:
 	RETENTION_FAULTS=$${RETENTION_FAULTS:-400} scripts/test test/t/031_crash.pl
 
+test-stress:
+	RETENTION_STRESS_SECONDS=$${RETENTION_STRESS_SECONDS:-120} scripts/test test/t/033_stress.pl
+
 demo:
 	scripts/demo
 
@@ -98,4 +102,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-unit test-crash coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-unit test-crash test-stress coverage demo bench lint check-symbols check-includes indent
