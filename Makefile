@@ -8,6 +8,7 @@
 #   make coverage             the tests, and which lines of src they run
 #   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
 #   make test-stress          everything at once (RETENTION_STRESS_SECONDS=120)
+#   make test-matrix          the same on each supported major, and upgrades
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
@@ -84,6 +85,9 @@ test-crash:
 test-stress:
 	RETENTION_STRESS_SECONDS=$${RETENTION_STRESS_SECONDS:-120} scripts/test test/t/033_stress.pl
 
+test-matrix:
+	scripts/matrix
+
 demo:
 	scripts/demo
 
@@ -102,4 +106,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-unit test-crash test-stress coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-unit test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent

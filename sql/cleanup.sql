@@ -344,7 +344,9 @@ SELECT ct.attempt('SELECT deleted_count FROM cleanup_old_executions(ct.t(1), 0, 
 SELECT * FROM cleanup_old_executions(ct.t(1), -1);
 SELECT * FROM cleanup_old_executions(ct.t(1), 90, 100, 0);
 SELECT * FROM cleanup_old_executions('no uuid');
+\set VERBOSITY terse
 SELECT * FROM cleanup_old_executions();
+\set VERBOSITY default
 -- by name, in any order
 SELECT ct.fill(1, 1, 10);
 SELECT deleted_count FROM cleanup_old_executions(p_min_executions_to_keep => 9, p_tenant_id => ct.t(1));

@@ -12,6 +12,9 @@
 
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/plancat.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -20,6 +23,25 @@
 
 #if PG_VERSION_NUM < 150000
 #error "retention needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * The hook in which an extension may change what the planner has found out
+ * about a relation: its type, its variable, the parameters of a function for
+ * it and what that passes on.
+ */
+#if PG_VERSION_NUM >= 190000
+typedef build_simple_rel_hook_type RetentionRelHook;
+#define retention_compat_rel_hook build_simple_rel_hook
+#define RETENTION_REL_HOOK_PARAMS \
+	PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define RETENTION_REL_HOOK_ARGS root, rel, rte
+#else
+typedef get_relation_info_hook_type RetentionRelHook;
+#define retention_compat_rel_hook get_relation_info_hook
+#define RETENTION_REL_HOOK_PARAMS \
+	PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel
+#define RETENTION_REL_HOOK_ARGS root, relid, inhparent, rel
 #endif
 
 /*
@@ -82,8 +104,13 @@ retention_compat_prior_setting(const char *name)
 	if (record->vartype == PGC_STRING)
 		return record->stack->prior.val.stringval;
 	if (record->vartype == PGC_ENUM)
+#if PG_VERSION_NUM >= 190000
+		return config_enum_lookup_by_value(record,
+										   record->stack->prior.val.enumval);
+#else
 		return config_enum_lookup_by_value((struct config_enum *) record,
 										   record->stack->prior.val.enumval);
+#endif
 	return NULL;
 }
 

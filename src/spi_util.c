@@ -14,7 +14,6 @@
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
 #include "nodes/pathnodes.h"
-#include "optimizer/plancat.h"
 #include "tcop/dest.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -23,6 +22,7 @@
 #include "utils/plancache.h"
 #include "utils/resowner.h"
 
+#include "compat.h"
 #include "spi_util.h"
 
 /* Kept plans, by relation and kind of statement. */
@@ -43,7 +43,7 @@ static HTAB *plans = NULL;
 
 /* the statement that is being planned, and the hook that was there before */
 static const RetentionStatement *planned_statement = NULL;
-static get_relation_info_hook_type prior_relation_info_hook = NULL;
+static RetentionRelHook prior_rel_hook = NULL;
 
 /* how many statements are under way, one within a trigger of the other */
 static int	depth = 0;
@@ -120,14 +120,13 @@ is_index_of_statement(Oid index)
  * ours when statistics know one tenant; for the others it reads everything.
  */
 static void
-hide_other_indexes(PlannerInfo *root, Oid relid, bool inhparent,
-				   RelOptInfo *rel)
+hide_other_indexes(RETENTION_REL_HOOK_PARAMS)
 {
 	List	   *kept = NIL;
 	ListCell   *lc;
 
-	if (prior_relation_info_hook != NULL)
-		prior_relation_info_hook(root, relid, inhparent, rel);
+	if (prior_rel_hook != NULL)
+		prior_rel_hook(RETENTION_REL_HOOK_ARGS);
 
 	foreach(lc, rel->indexlist)
 	{
@@ -150,8 +149,8 @@ build_generic_plan(PlanEntry *entry, const RetentionStatement *statement)
 {
 	int			nestlevel = NewGUCNestLevel();
 	const RetentionStatement *outer_statement = planned_statement;
-	get_relation_info_hook_type outer_hook = get_relation_info_hook;
-	get_relation_info_hook_type outer_prior = prior_relation_info_hook;
+	RetentionRelHook outer_hook = retention_compat_rel_hook;
+	RetentionRelHook outer_prior = prior_rel_hook;
 
 	for (int i = 0; i < (int) lengthof(planner_settings); i++)
 		retention_pin_setting(planner_settings[i][0], planner_settings[i][1]);
@@ -164,8 +163,8 @@ build_generic_plan(PlanEntry *entry, const RetentionStatement *statement)
 		{
 			planned_statement = statement;
 			if (outer_hook != hide_other_indexes)
-				prior_relation_info_hook = outer_hook;
-			get_relation_info_hook = hide_other_indexes;
+				prior_rel_hook = outer_hook;
+			retention_compat_rel_hook = hide_other_indexes;
 		}
 		cplan = SPI_plan_get_cached_plan(entry->plan);
 		if (cplan == NULL)
@@ -175,8 +174,8 @@ build_generic_plan(PlanEntry *entry, const RetentionStatement *statement)
 	}
 	PG_FINALLY();
 	{
-		get_relation_info_hook = outer_hook;
-		prior_relation_info_hook = outer_prior;
+		retention_compat_rel_hook = outer_hook;
+		prior_rel_hook = outer_prior;
 		planned_statement = outer_statement;
 	}
 	PG_END_TRY();
