@@ -2,16 +2,11 @@
  * run.c
  *	  The procedure retention.run(): cleans every tenant that is due.
  *
- * Owns the course of a run: which tenant comes next, when to commit, when to
- * rest or stop, and what history says about it.  The only place that commits.
- * Must not build SQL or read catalogs.
- *
- * A transaction holds about one batch: part of the rows of a large tenant, or
- * all that is due of several small ones.
+ * Owns the arguments of a run, its course, and what is said about it in the
+ * end.  Must not build SQL, read catalogs or commit by itself.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "common/int.h"
 #include "executor/instrument.h"
@@ -19,15 +14,11 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "pgstat.h"
-#include "storage/latch.h"
-#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
-#include "utils/ps_status.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -42,493 +33,22 @@
 #include "query.h"
 #include "spi_util.h"
 #include "target.h"
+#include "tenant.h"
 #include "throttle.h"
+#include "transaction.h"
 #include "unit.h"
-
-/* how often a batch is tried again after a deadlock or the like */
-#define MOST_ATTEMPTS 4
-
-/* how long a transaction goes on to collect small tenants, in microseconds */
-#define MOST_TRANSACTION_AGE USECS_PER_SEC
-
-/* how many tenants are locked in a transaction; each takes a place in shared memory */
-#define MOST_TENANTS 100
-
-/* how long to rest when the table is locked, in microseconds */
-#define BLOCKED_INTERVAL (500 * 1000)
 
 /* how many blocks are read to estimate what is due */
 #define SAMPLE_BLOCKS 300
 
-/* a wait from this long on is announced in history, in microseconds */
-#define LONG_WAIT USECS_PER_SEC
-
-/* What a run knows.  Lives in `context`, which outlives commits. */
-typedef struct Run
-{
-	MemoryContext context;
-	RetentionRunRecord record;
-	RetentionRunRecord committed;	/* as it was at the last commit */
-	RetentionLimits limits;
-	bool		force;
-	int			batch_size;
-	TimestampTz now;			/* the clock, read once */
-	int64		wal_before;
-
-	Oid			history;
-	Oid			writer;			/* owner of history */
-	Oid			policies;
-	Oid			relid;
-	RetentionTarget target;		/* of this transaction */
-	MemoryContext target_context;
-	MemoryContext scratch;		/* reset at each commit */
-
-	LOCKTAG		held[MOST_TENANTS]; /* of tenants in this transaction */
-	int			nheld;
-	TimestampTz transaction_began;
-	int64		transaction_rows;
-	TimestampTz paced_until;
-	int64		longest;		/* the longest transaction, in microseconds */
-	RetentionProbe probe;
-	List	   *tenants;		/* for whom something is due */
-} Run;
-
 PG_FUNCTION_INFO_V1(retention_run);
-
-/*
- * Shows in ps and pg_stat_activity what the run is at.
- */
-static void
-show_activity(Run *run)
-{
-	RetentionRunRecord *record = &run->record;
-	char		activity[128];
-	char	   *tenant;
-
-	if (record->waiting_for != NULL)
-		snprintf(activity, sizeof(activity), "retention: waiting for %s, "
-				 INT64_FORMAT " rows deleted",
-				 record->waiting_for, record->deleted);
-	else if (record->current_tenant != NULL)
-	{
-		tenant = DatumGetCString(DirectFunctionCall1(uuid_out,
-													 *record->current_tenant));
-		snprintf(activity, sizeof(activity), "retention: tenant %s (%d of %d), "
-				 INT64_FORMAT " rows deleted", tenant,
-				 record->tenants + 1, record->tenants_due, record->deleted);
-		pfree(tenant);
-	}
-	else
-		snprintf(activity, sizeof(activity), "retention: looking for what is due");
-	set_ps_display(activity);
-	pgstat_report_activity(STATE_RUNNING, activity);
-}
-
-/*
- * Records how far the run is, in the current transaction.
- */
-static void
-record_progress(Run *run)
-{
-	run->record.wal_bytes = pgWalUsage.wal_bytes - run->wal_before;
-	retention_history_update(run->history, run->writer, &run->record);
-}
-
-/*
- * A step: locks the table and describes it as it is now.
- */
-static void
-step_open(void *arg)
-{
-	Run		   *run = arg;
-	RetentionScope scope;
-	MemoryContext caller;
-
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	if (run->policies != retention_policy_relid() ||
-		run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("extension \"%s\" has been created anew during the run",
-						RETENTION_EXTENSION)));
-	MemoryContextReset(run->target_context);
-	caller = MemoryContextSwitchTo(run->target_context);
-	run->target = *retention_installed_open(RowExclusiveLock);
-	MemoryContextSwitchTo(caller);
-	if (run->target.relid != run->relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("another table has been attached during the run")));
-	retention_scope_end(&scope);
-}
-
-/*
- * Gives back the locks of tenants but for the last `keep`.
- */
-static void
-unlock_tenants(Run *run, int keep)
-{
-	for (int i = 0; i < run->nheld - keep; i++)
-		retention_unlock_tenant(&run->held[i]);
-	if (keep > 0 && run->nheld > keep)
-		memmove(run->held, &run->held[run->nheld - keep],
-				keep * sizeof(LOCKTAG));
-	run->nheld = Min(run->nheld, keep);
-}
-
-/*
- * Commits, and gives back the locks of tenants but for that of the one that is
- * not done.
- */
-static void
-commit(Run *run, bool keep_last)
-{
-	SPI_commit();
-	run->committed = run->record;
-	unlock_tenants(run, keep_last ? 1 : 0);
-	run->longest = Max(run->longest,
-					   GetCurrentTimestamp() - run->transaction_began);
-}
-
-/*
- * Adds a reason to the list of those that the run has waited for.
- */
-static void
-note_wait(Run *run, const char *reason)
-{
-	RetentionRunRecord *record = &run->record;
-
-	if (record->waited_for == NULL)
-		record->waited_for = MemoryContextStrdup(run->context, reason);
-	else if (strstr(record->waited_for, reason) == NULL)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(run->context);
-
-		record->waited_for = psprintf("%s, %s", record->waited_for, reason);
-		MemoryContextSwitchTo(caller);
-	}
-}
-
-/*
- * Sleeps, after a commit and with no snapshot, and notices a cancel at once.
- */
-static void
-nap(int64 microseconds)
-{
-	TimestampTz until = GetCurrentTimestamp() + microseconds;
-
-	for (;;)
-	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		CHECK_FOR_INTERRUPTS();
-		if (now >= until)
-			return;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (until - now + 999) / 1000, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
-}
-
-/*
- * A step: looks who is behind.
- */
-static void
-step_probe_lag(void *arg)
-{
-	Run		   *run = arg;
-
-	retention_throttle_probe_lag(run->writer, &run->probe);
-}
-
-/*
- * Waits for this reason, after a commit, and says so in history if that may
- * take long.
- */
-static void
-wait_for(Run *run, const char *reason, int64 microseconds, bool is_long)
-{
-	RetentionRunRecord *record = &run->record;
-	TimestampTz before;
-
-	note_wait(run, reason);
-	if (record->waiting_for == NULL && is_long)
-	{
-		record->waiting_for = MemoryContextStrdup(run->context, reason);
-		record_progress(run);
-		SPI_commit();
-		run->committed = run->record;
-	}
-	show_activity(run);
-	before = GetCurrentTimestamp();
-	nap(microseconds);
-	record->waited_us += GetCurrentTimestamp() - before;
-}
-
-/*
- * Notes that the run waits no longer.
- */
-static void
-end_wait(Run *run)
-{
-	if (run->record.waiting_for != NULL)
-		pfree((char *) run->record.waiting_for);
-	run->record.waiting_for = NULL;
-	run->committed.waiting_for = NULL;
-	show_activity(run);
-}
-
-/*
- * After a commit: waits as long as the limits demand.  Returns the reason to
- * stop, or NULL to go on.
- */
-static const char *
-throttle(Run *run)
-{
-	RetentionProbe *probe = &run->probe;
-
-	memset(probe, 0, sizeof(*probe));
-	probe->started = run->record.started;
-	probe->deadline = retention_compat_deadline();
-	probe->longest = run->longest;
-	probe->paced_until = run->paced_until;
-	probe->rested_until = GetCurrentTimestamp() + run->limits.pause;
-
-	for (;;)
-	{
-		RetentionVerdict verdict;
-
-		if (run->limits.max_lag_bytes > 0)
-		{
-			retention_must(step_probe_lag, run);
-			SPI_commit();
-		}
-		probe->now = GetCurrentTimestamp();
-		verdict = retention_throttle_decide(&run->limits, probe);
-		if (verdict.action != RETENTION_WAIT)
-		{
-			end_wait(run);
-			return verdict.action == RETENTION_STOP ? verdict.reason : NULL;
-		}
-		wait_for(run, verdict.reason, verdict.wait,
-				 verdict.wait >= LONG_WAIT || verdict.reason == probe->laggard);
-	}
-}
-
-/*
- * Begins a transaction's work.  While others lock the table, it waits, holding
- * nothing, as long as the limits allow.  Returns the reason to stop, or NULL.
- */
-static const char *
-begin_transaction(Run *run)
-{
-	for (;;)
-	{
-		ErrorData  *error;
-		const char *stop;
-
-		run->transaction_began = GetCurrentTimestamp();
-		run->transaction_rows = 0;
-
-		/* rows that others change are to be gone around, not an error */
-		retention_spi_utility("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
-
-		error = retention_try(step_open, run);
-		if (error == NULL)
-			break;
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
-		FreeErrorData(error);
-		SPI_commit();
-		wait_for(run, "a lock on the table", BLOCKED_INTERVAL, true);
-		stop = throttle(run);
-		if (stop != NULL)
-			return stop;
-	}
-
-	/*
-	 * A deferred constraint would fail at the commit, with the work of all
-	 * the tenants in it, and deferred triggers would run as the caller.
-	 */
-	retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
-	return NULL;
-}
-
-/*
- * Ends a transaction whose work is done: records progress, commits, rests, and
- * begins the next one.  Returns the reason to stop, or NULL.
- */
-static const char *
-end_transaction(Run *run, bool keep_last)
-{
-	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
-	const char *stop;
-
-	record_progress(run);
-	commit(run, keep_last);
-	run->paced_until = retention_throttle_pace(&run->limits, run->paced_until,
-											   run->transaction_began,
-											   run->transaction_rows);
-	stop = throttle(run);
-	if (stop == NULL)
-		stop = begin_transaction(run);
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(run->scratch);
-	return stop;
-}
-
-/*
- * Is it time to commit?
- */
-static bool
-transaction_is_full(Run *run)
-{
-	return run->transaction_rows >= run->batch_size ||
-		run->nheld >= MOST_TENANTS ||
-		GetCurrentTimestamp() - run->transaction_began > MOST_TRANSACTION_AGE;
-}
-
-/*
- * Counts the batch that was carried out.
- */
-static void
-count_batch(Run *run, const RetentionUnit *unit)
-{
-	run->record.deleted += unit->result.deleted;
-	run->record.batches++;
-	run->record.skipped_protected += unit->result.skipped_protected;
-	run->transaction_rows += unit->result.deleted;
-}
-
-/*
- * Writes down what was done for a tenant, in the current transaction.
- */
-static void
-record_tenant(Run *run, const RetentionUnit *unit)
-{
-	const RetentionTenantRecord *record = &unit->record;
-	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
-
-	if (record->deleted > 0 || record->skipped_locked > 0 ||
-		record->skipped_protected > 0 || record->message != NULL)
-		retention_history_tenant(run->history, run->writer, run->record.id,
-								 record);
-	MemoryContextSwitchTo(caller);
-}
-
-/*
- * Carries out the batches of a unit until none is left, an error, or a reason
- * to stop, which it returns.
- */
-static const char *
-carry_out_unit(Run *run, RetentionUnit *unit)
-{
-	int			attempts = 1;
-	bool		ok = retention_unit_begin(unit);
-
-	for (;;)
-	{
-		const char *stop;
-
-		CHECK_FOR_INTERRUPTS();
-		if (ok && !unit->has_batch)
-			return NULL;
-		if (ok)
-			ok = retention_unit_execute(unit);
-		if (ok)
-		{
-			attempts = 1;
-			count_batch(run, unit);
-			ok = retention_unit_next(unit);
-			if (ok && (!unit->has_batch || !transaction_is_full(run)))
-				continue;
-		}
-		if (!ok && (!retention_unit_may_succeed(unit) ||
-					attempts++ >= MOST_ATTEMPTS))
-			return NULL;
-
-		/* the rest in another transaction */
-		record_tenant(run, unit);
-		stop = end_transaction(run, true);
-		if (stop != NULL)
-			return stop;
-		ok = retention_unit_begin(unit);
-	}
-}
-
-/*
- * Cleans one tenant, unless another cleanup is at it.  Returns the reason to
- * stop, or NULL.
- */
-static const char *
-clean_tenant(Run *run, Datum tenant)
-{
-	RetentionRunRecord *record = &run->record;
-	RetentionUnit unit = {0};
-	const char *stop;
-	MemoryContext caller;
-
-	Assert(run->nheld < MOST_TENANTS);
-	if (!retention_try_lock_tenant(run->relid, tenant,
-								   run->target.tenant_type,
-								   run->target.tenant_collation,
-								   &run->held[run->nheld]))
-	{
-		record->tenants_busy++;
-		return NULL;
-	}
-	run->nheld++;
-
-	record->current_tenant = &tenant;
-	show_activity(run);
-	unit.context = AllocSetContextCreate(run->context, "retention unit",
-										 ALLOCSET_SMALL_SIZES);
-	unit.batch_context = AllocSetContextCreate(unit.context,
-											   "retention batch",
-											   ALLOCSET_DEFAULT_SIZES);
-	unit.record.tenant = tenant;
-	unit.target = &run->target;
-	unit.policies = run->policies;
-	unit.now = run->now;
-	unit.force = run->force;
-	unit.batch_size = run->batch_size;
-	caller = MemoryContextSwitchTo(unit.context);
-
-	stop = carry_out_unit(run, &unit);
-	retention_unit_end(&unit, stop != NULL);
-	record_tenant(run, &unit);
-
-	record->skipped_locked += unit.record.skipped_locked;
-	record->tenants++;
-	if (unit.record.message != NULL)
-	{
-		record->tenants_failed++;
-		ereport(WARNING,
-				(errcode(unit.record.sqlerrcode),
-				 errmsg("could not clean tenant %s",
-						DatumGetCString(DirectFunctionCall1(uuid_out,
-															tenant))),
-				 errdetail("%s (SQLSTATE %s)", unit.record.message,
-						   unpack_sql_state(unit.record.sqlerrcode))));
-	}
-	record->current_tenant = NULL;
-
-	/* nothing of it is uncommitted: its lock is not needed any more */
-	if (unit.record.batches == 0 && run->nheld > 0)
-		retention_unlock_tenant(&run->held[--run->nheld]);
-
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(unit.context);
-	return stop;
-}
 
 /*
  * Estimates, from a sample, how many rows the run will delete.  `passed` is
  * the policies if the current role is not the one to read them.
  */
 static int64
-estimate_rows(Run *run, bool as_owner, const List *passed)
+estimate_rows(RetentionRun *run, bool as_owner, const List *passed)
 {
 	BlockNumber blocks = retention_target_blocks(run->relid);
 	RetentionStatement statement;
@@ -556,7 +76,7 @@ estimate_rows(Run *run, bool as_owner, const List *passed)
 static void
 step_find_tenants(void *arg)
 {
-	Run		   *run = arg;
+	RetentionRun *run = arg;
 	RetentionStatement statement;
 	RetentionScope scope;
 	RetentionScope inner;
@@ -594,7 +114,7 @@ step_find_tenants(void *arg)
 static void
 step_check_tenant(void *arg)
 {
-	Run		   *run = arg;
+	RetentionRun *run = arg;
 	RetentionPolicy policy = {0};
 	bool		found;
 
@@ -638,7 +158,7 @@ settle_status(RetentionRunRecord *record, const char *stop)
 static void
 step_look_up(void *arg)
 {
-	Run		   *run = arg;
+	RetentionRun *run = arg;
 	RetentionScope scope;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
@@ -651,7 +171,7 @@ step_look_up(void *arg)
  * The work of a run between its first record and its last.
  */
 static void
-carry_out(Run *run)
+carry_out(RetentionRun *run)
 {
 	RetentionRunRecord *record = &run->record;
 	const char *stop;
@@ -659,13 +179,13 @@ carry_out(Run *run)
 
 	MemoryContextSwitchTo(run->scratch);
 	retention_must(step_look_up, run);
-	SPI_commit();
-	stop = begin_transaction(run);
+	retention_transaction_commit(run, false);
+	stop = retention_transaction_begin(run);
 	if (stop == NULL)
 	{
 		if (record->only_tenant != NULL)
 			retention_must(step_check_tenant, run);
-		show_activity(run);
+		retention_transaction_show(run);
 		retention_must(step_find_tenants, run);
 		record->tenants_due = list_length(run->tenants);
 	}
@@ -673,23 +193,23 @@ carry_out(Run *run)
 
 	foreach(lc, run->tenants)
 	{
-		stop = clean_tenant(run, PointerGetDatum(lfirst(lc)));
-		if (stop == NULL && transaction_is_full(run) &&
+		stop = retention_tenant_clean(run, PointerGetDatum(lfirst(lc)));
+		if (stop == NULL && retention_transaction_is_full(run) &&
 			lnext(run->tenants, lc) != NULL)
-			stop = end_transaction(run, false);
+			stop = retention_transaction_end(run, false);
 		if (stop != NULL)
 			break;
 	}
 
 	MemoryContextSwitchTo(run->scratch);
 	settle_status(record, stop);
-	record_progress(run);
-	commit(run, false);
+	retention_transaction_record(run);
+	retention_transaction_commit(run, false);
 
 	retention_history_prune(run->history, run->writer,
 							retention_cutoff_before(run->now,
 													retention_history_days));
-	SPI_commit();
+	retention_transaction_flush(run);
 	MemoryContextSwitchTo(run->context);
 }
 
@@ -698,13 +218,12 @@ carry_out(Run *run)
  * and records what had been committed, and the error.
  */
 static void
-record_failure(Run *run, const ErrorData *error)
+record_failure(RetentionRun *run, const ErrorData *error)
 {
 	const char *stop = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
 	"cancelled" : "failed";
 
-	SPI_rollback();
-	unlock_tenants(run, 0);
+	retention_transaction_undo(run);
 	if (run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
 		elog(ERROR, "history of the run is gone");
 	run->committed.waited_us = run->record.waited_us;
@@ -715,8 +234,8 @@ record_failure(Run *run, const ErrorData *error)
 	run->record.finished = GetCurrentTimestamp();
 	run->record.current_tenant = NULL;
 	run->record.waiting_for = NULL;
-	record_progress(run);
-	SPI_commit();
+	retention_transaction_record(run);
+	retention_transaction_flush(run);
 }
 
 /*
@@ -724,7 +243,7 @@ record_failure(Run *run, const ErrorData *error)
  * if that cannot be done.
  */
 static void
-try_to_record_failure(Run *run, const ErrorData *error)
+try_to_record_failure(RetentionRun *run, const ErrorData *error)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -752,14 +271,13 @@ try_to_record_failure(Run *run, const ErrorData *error)
  * that was possible, or NULL.
  */
 static ErrorData *
-carry_out_or_record(Run *run)
+carry_out_or_record(RetentionRun *run)
 {
 	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
 	{
-		SPI_commit();
-		run->committed = run->record;
+		retention_transaction_flush(run);
 		carry_out(run);
 	}
 	PG_CATCH();
@@ -779,7 +297,7 @@ carry_out_or_record(Run *run)
  * Tells the caller, and the log, what the run did.
  */
 static void
-report(const Run *run)
+report(const RetentionRun *run)
 {
 	const RetentionRunRecord *record = &run->record;
 	double		seconds = (record->finished - record->started) / 1000000.0;
@@ -855,7 +373,7 @@ interval_microseconds(FunctionCallInfo fcinfo, int argno, const char *name)
  * settings.
  */
 static void
-read_arguments(FunctionCallInfo fcinfo, Run *run)
+read_arguments(FunctionCallInfo fcinfo, RetentionRun *run)
 {
 	RetentionLimits *limits = &run->limits;
 
@@ -940,7 +458,7 @@ retention_run(PG_FUNCTION_ARGS)
 {
 	MemoryContext context;
 	MemoryContext caller;
-	Run		   *run;
+	RetentionRun *run;
 
 	check_context(fcinfo);
 	if (!retention_enabled)
@@ -954,14 +472,14 @@ retention_run(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(PortalContext, "retention run",
 									ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	run = palloc0(sizeof(Run));
+	run = palloc0(sizeof(RetentionRun));
 	run->context = context;
 	run->target_context = AllocSetContextCreate(context, "retention target",
 												ALLOCSET_SMALL_SIZES);
 	run->scratch = AllocSetContextCreate(context, "retention scratch",
 										 ALLOCSET_DEFAULT_SIZES);
 	read_arguments(fcinfo, run);
-	run->record.started = run->now = GetCurrentTimestamp();
+	run->record.started = run->now = run->began = GetCurrentTimestamp();
 	run->record.status = "running";
 	run->record.estimated = -1;
 	run->wal_before = pgWalUsage.wal_bytes;
@@ -983,7 +501,7 @@ retention_run(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
-		unlock_tenants(run, 0);
+		retention_transaction_unlock(run, 0);
 		retention_unlock_run(run->record.id);
 	}
 	PG_END_TRY();

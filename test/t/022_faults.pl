@@ -210,6 +210,8 @@ sub aftermath
 	my $run = start_run($node, 'batch_size => 100');
 
 	wait_until_stopped($run, 'immediate stop');
+	# a run's inner commits reach the disk a little later; a common one takes them along
+	$node->safe_psql('postgres', "SELECT pg_logical_emit_message(true, 'flush', '')");
 	$node->stop('immediate');
 	eval { $run->{session}->quit };
 	eval { $holder->quit };

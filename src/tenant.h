@@ -1,0 +1,14 @@
+/*
+ * tenant.h
+ *	  Cleans one tenant in a run.
+ */
+#ifndef RETENTION_TENANT_H
+#define RETENTION_TENANT_H
+
+#include "postgres.h"
+
+#include "transaction.h"
+
+extern const char *retention_tenant_clean(RetentionRun *run, Datum tenant);
+
+#endif							/* RETENTION_TENANT_H */

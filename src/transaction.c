@@ -1,0 +1,402 @@
+/*
+ * transaction.c
+ *	  The transactions of a run.
+ *
+ * Owns when to commit, rest or stop, and what is held meanwhile.  The only
+ * place that commits.  Must not know what is deleted.
+ *
+ * A transaction holds about one batch: part of the rows of a large tenant, or
+ * all that is due of several small ones.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "install.h"
+#include "lock.h"
+#include "policy.h"
+#include "spi_util.h"
+#include "target.h"
+#include "transaction.h"
+#include "unit.h"
+
+/* how long a transaction goes on to collect small tenants, in microseconds */
+#define MOST_TRANSACTION_AGE USECS_PER_SEC
+
+/* how long to rest when the table is locked, in microseconds */
+#define BLOCKED_INTERVAL (500 * 1000)
+
+/* a wait from this long on is announced in history, in microseconds */
+#define LONG_WAIT USECS_PER_SEC
+
+/*
+ * Shows in ps and pg_stat_activity what the run is at.
+ */
+void
+retention_transaction_show(RetentionRun *run)
+{
+	RetentionRunRecord *record = &run->record;
+	char		activity[128];
+	char	   *tenant;
+
+	if (record->waiting_for != NULL)
+		snprintf(activity, sizeof(activity), "retention: waiting for %s, "
+				 INT64_FORMAT " rows deleted",
+				 record->waiting_for, record->deleted);
+	else if (record->current_tenant != NULL)
+	{
+		tenant = DatumGetCString(DirectFunctionCall1(uuid_out,
+													 *record->current_tenant));
+		snprintf(activity, sizeof(activity), "retention: tenant %s (%d of %d), "
+				 INT64_FORMAT " rows deleted", tenant,
+				 record->tenants + 1, record->tenants_due, record->deleted);
+		pfree(tenant);
+	}
+	else
+		snprintf(activity, sizeof(activity), "retention: looking for what is due");
+	set_ps_display(activity);
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+/*
+ * Records how far the run is, in the current transaction.
+ */
+void
+retention_transaction_record(RetentionRun *run)
+{
+	run->record.wal_bytes = pgWalUsage.wal_bytes - run->wal_before;
+	retention_history_update(run->history, run->writer, &run->record);
+}
+
+/*
+ * A step: locks the table and describes it as it is now.
+ */
+static void
+step_open(void *arg)
+{
+	RetentionRun *run = arg;
+	RetentionScope scope;
+	MemoryContext caller;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	if (run->policies != retention_policy_relid() ||
+		run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" has been created anew during the run",
+						RETENTION_EXTENSION)));
+	MemoryContextReset(run->target_context);
+	caller = MemoryContextSwitchTo(run->target_context);
+	run->target = *retention_installed_open(RowExclusiveLock);
+	MemoryContextSwitchTo(caller);
+	if (run->target.relid != run->relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("another table has been attached during the run")));
+	retention_scope_end(&scope);
+}
+
+/*
+ * Keeps other cleanups of a tenant out until the transaction ends, or longer.
+ * Returns false when one is under way.
+ */
+bool
+retention_transaction_lock(RetentionRun *run, Datum tenant)
+{
+	Assert(run->nheld < RETENTION_MOST_TENANTS);
+	if (!retention_try_lock_tenant(run->relid, tenant,
+								   run->target.tenant_type,
+								   run->target.tenant_collation,
+								   &run->held[run->nheld]))
+		return false;
+	run->nheld++;
+	return true;
+}
+
+/*
+ * Gives back the locks of tenants but for the last `keep`.
+ */
+void
+retention_transaction_unlock(RetentionRun *run, int keep)
+{
+	for (int i = 0; i < run->nheld - keep; i++)
+		retention_unlock_tenant(&run->held[i]);
+	if (keep > 0 && run->nheld > keep)
+		memmove(run->held, &run->held[run->nheld - keep],
+				keep * sizeof(LOCKTAG));
+	run->nheld = Min(run->nheld, keep);
+}
+
+/*
+ * Gives back the lock that was taken last, of a tenant for whom nothing was
+ * done.
+ */
+void
+retention_transaction_unlock_last(RetentionRun *run)
+{
+	if (run->nheld > 0)
+		retention_unlock_tenant(&run->held[--run->nheld]);
+}
+
+/*
+ * Commits without waiting for the disk.  A crash of the server may then undo
+ * the latest transactions of a run, each with what history says about it: the
+ * log keeps their order, and the next run deletes again.  A run waits for the
+ * disk once, at its end, with retention_transaction_flush().
+ */
+static void
+commit_soon(RetentionRun *run)
+{
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
+	SPI_commit();
+	run->committed = run->record;
+}
+
+/*
+ * Commits, and gives back the locks of tenants but for that of the one that is
+ * not done.
+ */
+void
+retention_transaction_commit(RetentionRun *run, bool keep_last)
+{
+	commit_soon(run);
+	retention_transaction_unlock(run, keep_last ? 1 : 0);
+	run->longest = Max(run->longest, GetCurrentTimestamp() - run->began);
+}
+
+/*
+ * Commits as the session's synchronous_commit says, and gives back all locks
+ * of tenants.
+ */
+void
+retention_transaction_flush(RetentionRun *run)
+{
+	SPI_commit();
+	run->committed = run->record;
+	retention_transaction_unlock(run, 0);
+}
+
+/*
+ * Undoes the transaction that is under way, and gives back all locks of
+ * tenants.
+ */
+void
+retention_transaction_undo(RetentionRun *run)
+{
+	SPI_rollback();
+	retention_transaction_unlock(run, 0);
+}
+
+/*
+ * Adds a reason to the list of those that the run has waited for.
+ */
+static void
+note_wait(RetentionRun *run, const char *reason)
+{
+	RetentionRunRecord *record = &run->record;
+
+	if (record->waited_for == NULL)
+		record->waited_for = MemoryContextStrdup(run->context, reason);
+	else if (strstr(record->waited_for, reason) == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(run->context);
+
+		record->waited_for = psprintf("%s, %s", record->waited_for, reason);
+		MemoryContextSwitchTo(caller);
+	}
+}
+
+/*
+ * Sleeps, after a commit and with no snapshot, and notices a cancel at once.
+ */
+static void
+nap(int64 microseconds)
+{
+	TimestampTz until = GetCurrentTimestamp() + microseconds;
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		CHECK_FOR_INTERRUPTS();
+		if (now >= until)
+			return;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (until - now + 999) / 1000, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * A step: looks who is behind.
+ */
+static void
+step_probe_lag(void *arg)
+{
+	RetentionRun *run = arg;
+
+	retention_throttle_probe_lag(run->writer, &run->probe);
+}
+
+/*
+ * Waits for this reason, after a commit, and says so in history if that may
+ * take long.
+ */
+static void
+wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long)
+{
+	RetentionRunRecord *record = &run->record;
+	TimestampTz before;
+
+	note_wait(run, reason);
+	if (record->waiting_for == NULL && is_long)
+	{
+		record->waiting_for = MemoryContextStrdup(run->context, reason);
+		retention_transaction_record(run);
+		commit_soon(run);
+	}
+	retention_transaction_show(run);
+	before = GetCurrentTimestamp();
+	nap(microseconds);
+	record->waited_us += GetCurrentTimestamp() - before;
+}
+
+/*
+ * Notes that the run waits no longer.
+ */
+static void
+end_wait(RetentionRun *run)
+{
+	if (run->record.waiting_for != NULL)
+		pfree((char *) run->record.waiting_for);
+	run->record.waiting_for = NULL;
+	run->committed.waiting_for = NULL;
+	retention_transaction_show(run);
+}
+
+/*
+ * After a commit: waits as long as the limits demand.  Returns the reason to
+ * stop, or NULL to go on.
+ */
+static const char *
+throttle(RetentionRun *run)
+{
+	RetentionProbe *probe = &run->probe;
+
+	memset(probe, 0, sizeof(*probe));
+	probe->started = run->record.started;
+	probe->deadline = retention_compat_deadline();
+	probe->longest = run->longest;
+	probe->paced_until = run->paced_until;
+	probe->rested_until = GetCurrentTimestamp() + run->limits.pause;
+
+	for (;;)
+	{
+		RetentionVerdict verdict;
+
+		if (run->limits.max_lag_bytes > 0)
+		{
+			retention_must(step_probe_lag, run);
+			commit_soon(run);
+		}
+		probe->now = GetCurrentTimestamp();
+		verdict = retention_throttle_decide(&run->limits, probe);
+		if (verdict.action != RETENTION_WAIT)
+		{
+			end_wait(run);
+			return verdict.action == RETENTION_STOP ? verdict.reason : NULL;
+		}
+		wait_for(run, verdict.reason, verdict.wait,
+				 verdict.wait >= LONG_WAIT || verdict.reason == probe->laggard);
+	}
+}
+
+/*
+ * Begins a transaction's work.  While others lock the table, it waits, holding
+ * nothing, as long as the limits allow.  Returns the reason to stop, or NULL.
+ */
+const char *
+retention_transaction_begin(RetentionRun *run)
+{
+	for (;;)
+	{
+		ErrorData  *error;
+		const char *stop;
+
+		run->began = GetCurrentTimestamp();
+		run->rows = 0;
+
+		/* rows that others change are to be gone around, not an error */
+		retention_spi_utility("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
+
+		error = retention_try(step_open, run);
+		if (error == NULL)
+			break;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		commit_soon(run);
+		wait_for(run, "a lock on the table", BLOCKED_INTERVAL, true);
+		stop = throttle(run);
+		if (stop != NULL)
+			return stop;
+	}
+
+	/*
+	 * A deferred constraint would fail at the commit, with the work of all
+	 * the tenants in it, and deferred triggers would run as the caller.
+	 */
+	retention_spi_utility("SET CONSTRAINTS ALL IMMEDIATE");
+	return NULL;
+}
+
+/*
+ * Ends a transaction whose work is done: records progress, commits, rests, and
+ * begins the next one.  Returns the reason to stop, or NULL.
+ */
+const char *
+retention_transaction_end(RetentionRun *run, bool keep_last)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
+	const char *stop;
+
+	retention_transaction_record(run);
+	retention_transaction_commit(run, keep_last);
+	run->paced_until = retention_throttle_pace(&run->limits, run->paced_until,
+											   run->began,
+											   run->rows);
+	stop = throttle(run);
+	if (stop == NULL)
+		stop = retention_transaction_begin(run);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(run->scratch);
+	return stop;
+}
+
+/*
+ * Is it time to commit?
+ */
+bool
+retention_transaction_is_full(RetentionRun *run)
+{
+	return run->rows >= run->batch_size ||
+		run->nheld >= RETENTION_MOST_TENANTS ||
+		GetCurrentTimestamp() - run->began > MOST_TRANSACTION_AGE;
+}

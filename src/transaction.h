@@ -1,0 +1,64 @@
+/*
+ * transaction.h
+ *	  The transactions of a run.
+ */
+#ifndef RETENTION_TRANSACTION_H
+#define RETENTION_TRANSACTION_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "storage/lock.h"
+
+#include "history.h"
+#include "retention.h"
+#include "throttle.h"
+
+/* how many tenants are locked in a transaction; each takes a place in shared memory */
+#define RETENTION_MOST_TENANTS 100
+
+/* What a run knows.  Lives in `context`, which outlives commits. */
+typedef struct RetentionRun
+{
+	MemoryContext context;
+	RetentionRunRecord record;
+	RetentionRunRecord committed;	/* as it was at the last commit */
+	RetentionLimits limits;
+	bool		force;
+	int			batch_size;
+	TimestampTz now;			/* the clock, read once */
+	int64		wal_before;
+
+	Oid			history;
+	Oid			writer;			/* owner of history */
+	Oid			policies;
+	Oid			relid;
+	RetentionTarget target;		/* of this transaction */
+	MemoryContext target_context;
+	MemoryContext scratch;		/* reset at each commit */
+
+	LOCKTAG		held[RETENTION_MOST_TENANTS];	/* of tenants in this
+												 * transaction */
+	int			nheld;
+	TimestampTz began;			/* the transaction */
+	int64		rows;			/* deleted in it */
+	TimestampTz paced_until;
+	int64		longest;		/* the longest transaction, in microseconds */
+	RetentionProbe probe;
+	List	   *tenants;		/* for whom something is due */
+} RetentionRun;
+
+extern void retention_transaction_show(RetentionRun *run);
+extern void retention_transaction_record(RetentionRun *run);
+extern bool retention_transaction_lock(RetentionRun *run, Datum tenant);
+extern void retention_transaction_unlock(RetentionRun *run, int keep);
+extern void retention_transaction_unlock_last(RetentionRun *run);
+extern void retention_transaction_commit(RetentionRun *run, bool keep_last);
+extern void retention_transaction_flush(RetentionRun *run);
+extern void retention_transaction_undo(RetentionRun *run);
+extern const char *retention_transaction_begin(RetentionRun *run);
+extern const char *retention_transaction_end(RetentionRun *run,
+											 bool keep_last);
+extern bool retention_transaction_is_full(RetentionRun *run);
+
+#endif							/* RETENTION_TRANSACTION_H */
