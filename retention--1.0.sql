@@ -120,6 +120,26 @@ CREATE TABLE retention.run_tenant
 CREATE INDEX run_tenant_tenant_id_run_id_idx
 	ON retention.run_tenant (tenant_id, run_id);
 
+CREATE INDEX run_tenant_error_idx
+	ON retention.run_tenant (run_id, tenant_id) WHERE sqlstate IS NOT NULL;
+
+-- what totals need of runs that are no longer in history
+CREATE TABLE retention.run_pruned
+(
+	status text NOT NULL,
+	runs bigint NOT NULL,
+	last_finished_at timestamptz,
+	tenants_failed bigint NOT NULL,
+	batches bigint NOT NULL,
+	rows_deleted bigint NOT NULL,
+	rows_skipped_locked bigint NOT NULL,
+	rows_skipped_protected bigint NOT NULL,
+	wal_bytes bigint NOT NULL,
+	waited_ms bigint NOT NULL,
+	took_ms bigint NOT NULL,
+	CONSTRAINT run_pruned_pkey PRIMARY KEY (status)
+);
+
 -- C functions
 
 CREATE FUNCTION @extschema@.cleanup_old_executions(
@@ -179,6 +199,11 @@ CREATE FUNCTION retention.oldest_due(
 RETURNS timestamptz
 LANGUAGE C STABLE STRICT PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'retention_oldest_due';
+
+CREATE FUNCTION retention.due_tenants(late interval DEFAULT NULL)
+RETURNS TABLE (tenant_id uuid, oldest_due timestamptz)
+LANGUAGE C STABLE PARALLEL UNSAFE COST 100000
+AS 'MODULE_PATHNAME', 'retention_due_tenants';
 
 CREATE FUNCTION retention.lock_tenant(tenant uuid)
 RETURNS void
@@ -434,6 +459,20 @@ AS $$
 			WHERE only_tenant IS NULL ORDER BY id DESC LIMIT 8) AS l) AS r
 $$;
 
+CREATE FUNCTION retention.last_complete_run(
+	OUT id bigint,
+	OUT started_at timestamptz)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	-- dealt with every tenant and left nothing
+	SELECT r.id, r.started_at
+	FROM retention.run_history AS r
+	WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
+		AND r.stop_reason = 'done' AND r.tenants_busy = 0
+	ORDER BY r.id DESC LIMIT 1
+$$;
+
 CREATE FUNCTION retention.due(
 	tenant uuid,
 	retention_days integer,
@@ -561,6 +600,47 @@ BEGIN
 	severity := coalesce(severity, 'ok');
 	message := coalesce(message, 'All is well.');
 	RETURN NEXT;
+END $$;
+
+-- SQL functions: what retention.metrics is made of
+
+CREATE FUNCTION retention.overdue_totals(
+	OUT known boolean,
+	OUT overdue interval,
+	OUT tenants_overdue bigint,
+	OUT worst jsonb)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	patience interval := retention.patience();
+BEGIN
+	-- as in retention.status, but one error decides for all tenants
+	WITH due AS MATERIALIZED (
+		SELECT p.tenant_id, o.overdue,
+			now() - greatest(now() - o.overdue, p.updated_at,
+				complete.started_at) AS unattended
+		FROM retention.due_tenants(patience) AS t
+			JOIN @extschema@.execution_retention_policies AS p
+				ON p.tenant_id = t.tenant_id
+			CROSS JOIN retention.last_complete_run() AS complete
+			CROSS JOIN LATERAL (SELECT CASE WHEN isfinite(t.oldest_due)
+				THEN retention.cutoff(now(), p.retention_days) - t.oldest_due
+				END AS overdue) AS o
+	), late AS MATERIALIZED (
+		SELECT d.tenant_id, d.unattended
+		FROM due AS d WHERE d.unattended > patience
+	)
+	SELECT true, coalesce(max(d.overdue), '0'), (SELECT count(*) FROM late),
+		(SELECT coalesce(jsonb_object_agg(w.tenant_id,
+				extract(epoch FROM w.unattended)), '{}')
+			FROM (SELECT * FROM late
+				ORDER BY late.unattended DESC, late.tenant_id LIMIT 5) AS w)
+	INTO known, overdue, tenants_overdue, worst
+	FROM due AS d;
+EXCEPTION WHEN OTHERS THEN
+	known := false;
 END $$;
 
 -- SQL functions: scheduling.  pg_cron may be absent, so what is said to it is
@@ -1366,12 +1446,7 @@ CREATE VIEW retention.progress WITH (security_invoker = true) AS
 
 CREATE VIEW retention.status WITH (security_invoker = true) AS
 	WITH complete AS MATERIALIZED (
-		-- the last run that dealt with every tenant and left nothing
-		SELECT r.id, r.started_at
-		FROM retention.run_history AS r
-		WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
-			AND r.stop_reason = 'done' AND r.tenants_busy = 0
-		ORDER BY r.id DESC LIMIT 1
+		SELECT c.id, c.started_at FROM retention.last_complete_run() AS c
 	), backlog AS MATERIALIZED (
 		-- whether the last of three runs left more than the first of them
 		SELECT min(l.started_at) AS since,
@@ -1390,7 +1465,7 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 		p.last_cleanup_deleted_count, d.oldest_due, o.overdue,
 		f.failed_runs, f.last_error, g.growing, v.severity, v.message
 	FROM @extschema@.execution_retention_policies AS p
-		CROSS JOIN backlog CROSS JOIN patience LEFT JOIN complete ON true
+		CROSS JOIN backlog CROSS JOIN patience CROSS JOIN complete
 		CROSS JOIN LATERAL retention.due(p.tenant_id, p.retention_days,
 			p.min_executions_to_keep) AS d
 		CROSS JOIN LATERAL (SELECT CASE WHEN isfinite(d.oldest_due)
@@ -1450,6 +1525,215 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			(11, true, 'ok', 'Nothing is due.')
 			) AS s (place, applies, severity, message)
 			WHERE s.applies ORDER BY s.place LIMIT 1) AS v;
+
+-- Names that are literals and parts that stand alone let a query that asks for
+-- some names do without the parts that the others come from.
+CREATE VIEW retention.metrics WITH (security_invoker = true) AS
+	WITH due AS MATERIALIZED (
+		SELECT * FROM retention.overdue_totals()
+	), run AS MATERIALIZED (
+		-- by status, of all times
+		SELECT r.status, sum(r.runs) AS runs,
+			max(r.last_finished_at) AS last_finished_at,
+			sum(r.tenants_failed) AS tenants_failed,
+			sum(r.batches) AS batches, sum(r.rows_deleted) AS rows_deleted,
+			sum(r.rows_skipped_locked) AS rows_skipped_locked,
+			sum(r.rows_skipped_protected) AS rows_skipped_protected,
+			sum(r.wal_bytes) AS wal_bytes, sum(r.waited_ms) AS waited_ms,
+			sum(r.took_ms) AS took_ms
+		FROM (SELECT h.status, count(*) AS runs,
+				max(h.finished_at) FILTER (WHERE h.only_tenant IS NULL)
+					AS last_finished_at,
+				sum(h.tenants_failed) AS tenants_failed,
+				sum(h.batches) AS batches,
+				sum(h.rows_deleted) AS rows_deleted,
+				sum(h.rows_skipped_locked) AS rows_skipped_locked,
+				sum(h.rows_skipped_protected) AS rows_skipped_protected,
+				sum(h.wal_bytes) AS wal_bytes, sum(h.waited_ms) AS waited_ms,
+				-- nobody knows when an interrupted run ended
+				sum(1000 * extract(epoch FROM h.finished_at - h.started_at))
+					FILTER (WHERE h.status <> 'interrupted') AS took_ms
+			FROM retention.history AS h GROUP BY h.status
+			UNION ALL TABLE retention.run_pruned) AS r
+		GROUP BY r.status
+	), total AS MATERIALIZED (
+		SELECT coalesce(sum(r.rows_deleted), 0)::float8 AS rows_deleted,
+			coalesce(sum(r.batches), 0)::float8 AS batches,
+			coalesce(sum(r.tenants_failed), 0)::float8 AS tenants_failed,
+			coalesce(sum(r.wal_bytes), 0)::float8 AS wal_bytes,
+			coalesce(sum(r.waited_ms), 0)::float8 AS waited_ms,
+			coalesce(sum(r.took_ms), 0)::float8 AS took_ms,
+			coalesce(sum(r.rows_skipped_locked), 0)::float8
+				AS rows_skipped_locked,
+			coalesce(sum(r.rows_skipped_protected), 0)::float8
+				AS rows_skipped_protected,
+			max(r.last_finished_at) FILTER (WHERE r.status = 'succeeded')
+				AS last_success_at
+		FROM run AS r
+	), last_run AS MATERIALIZED (
+		SELECT max(l.started_at) AS started_at,
+			max(l.finished_at) AS finished_at,
+			coalesce(bool_or(l.status = 'succeeded'), false) AS succeeded,
+			coalesce(max(l.rows_deleted), 0) AS rows_deleted,
+			coalesce(max(l.tenants_failed), 0) AS tenants_failed
+		FROM (SELECT * FROM retention.run_history AS h
+			WHERE h.only_tenant IS NULL AND CASE h.status WHEN 'running'
+				THEN retention.run_status(h.id) <> 'running' ELSE true END
+			ORDER BY h.id DESC LIMIT 1) AS l
+	), progress AS MATERIALIZED (
+		SELECT count(*) AS runs, min(p.started_at) AS started_at,
+			coalesce(sum(p.rows_deleted), 0) AS rows_deleted,
+			coalesce(sum(p.rows_estimated), 0) AS rows_estimated
+		FROM retention.progress AS p
+	), failing AS MATERIALIZED (
+		-- tenants with errors since they were last dealt with
+		SELECT t.tenant_id, count(*) AS failed_runs,
+			(array_agg(t.sqlstate ORDER BY t.run_id DESC))[1] AS sqlstate
+		FROM retention.run_tenant AS t
+		WHERE t.sqlstate IS NOT NULL
+			AND t.run_id > coalesce(
+				(SELECT c.id FROM retention.last_complete_run() AS c), 0)
+			AND NOT EXISTS (SELECT FROM retention.run_tenant AS later
+				WHERE later.tenant_id = t.tenant_id
+					AND later.run_id > t.run_id AND later.sqlstate IS NULL)
+		GROUP BY t.tenant_id
+	)
+	SELECT 'retention_extension_info' AS name,
+		jsonb_build_object('version', e.extversion, 'table',
+			coalesce(retention.executions()::text, '')) AS labels,
+		1::float8 AS value,
+		'Version of the extension and the table that it cleans' AS help,
+		'gauge' AS type
+	FROM pg_extension AS e WHERE e.extname = 'retention'
+	UNION ALL
+	SELECT 'retention_enabled', '{}',
+		retention.setting('enabled')::boolean::integer,
+		'Whether runs delete anything: the setting retention.enabled',
+		'gauge'
+	UNION ALL
+	SELECT m.name, '{}', m.value, m.help, 'gauge'
+	FROM (SELECT count(*) FILTER (WHERE p.is_enabled) AS enabled,
+			count(*) FILTER (WHERE NOT p.is_enabled) AS disabled
+		FROM @extschema@.execution_retention_policies AS p) AS p,
+		LATERAL (VALUES
+			('retention_enabled_policies', p.enabled,
+				'Policies that runs follow'),
+			('retention_disabled_policies', p.disabled,
+				'Policies of tenants that runs leave alone')
+		) AS m (name, value, help)
+	UNION ALL
+	SELECT 'retention_overdue_known', '{}', d.known::integer,
+		'Whether it could be found out what is overdue; if not, see retention.status',
+		'gauge'
+	FROM due AS d
+	UNION ALL
+	SELECT 'retention_overdue_age_seconds', '{}',
+		extract(epoch FROM d.overdue),
+		'For how long the oldest row that is due has been older than the retention of its tenant; 0: nothing is due',
+		'gauge'
+	FROM due AS d WHERE d.known
+	UNION ALL
+	SELECT 'retention_overdue_tenants', '{}', d.tenants_overdue,
+		'Tenants for whom rows have been due for longer than retention_patience_seconds without a run that dealt with them',
+		'gauge'
+	FROM due AS d WHERE d.known
+	UNION ALL
+	SELECT 'retention_overdue_tenant_seconds',
+		jsonb_build_object('tenant', w.tenant), w.seconds::float8,
+		'For how long rows of a tenant have been due that no run has dealt with, counted anew when its policy changes; the worst of the overdue tenants, at most 5',
+		'gauge'
+	FROM due AS d, jsonb_each(d.worst) AS w (tenant, seconds)
+	UNION ALL
+	SELECT 'retention_patience_seconds', '{}',
+		extract(epoch FROM retention.patience()),
+		'How long rows may be due before that is a warning: twice the usual time between runs, at least 2 days',
+		'gauge'
+	UNION ALL
+	SELECT 'retention_failing_tenants', '{}', count(*),
+		'Tenants whose last cleanup by a run ended with an error', 'gauge'
+	FROM failing AS f
+	UNION ALL
+	(SELECT 'retention_failing_tenant_runs',
+		jsonb_build_object('tenant', f.tenant_id, 'sqlstate', f.sqlstate),
+		f.failed_runs,
+		'Runs that failed for a tenant since it was last dealt with; the worst tenants, at most 5',
+		'gauge'
+	FROM failing AS f ORDER BY f.failed_runs DESC, f.tenant_id LIMIT 5)
+	UNION ALL
+	SELECT m.name, '{}', m.value, m.help, 'counter'
+	FROM total AS t, LATERAL (VALUES
+		('retention_deleted_rows_total', t.rows_deleted,
+			'Rows deleted by runs'),
+		('retention_batches_total', t.batches,
+			'Batches carried out by runs'),
+		('retention_tenant_errors_total', t.tenants_failed,
+			'Tenants that runs failed for, counted once a run'),
+		('retention_wal_bytes_total', t.wal_bytes,
+			'WAL written by runs'),
+		('retention_run_wait_seconds_total', t.waited_ms / 1000,
+			'Time that runs spent waiting for their limits'),
+		('retention_run_duration_seconds_total', t.took_ms / 1000,
+			'Time that runs took which have ended and were not interrupted')
+		) AS m (name, value, help)
+	UNION ALL
+	SELECT 'retention_skipped_rows_total',
+		jsonb_build_object('reason', m.reason), m.value,
+		'Due rows that runs left: others held them, or foreign keys protect them',
+		'counter'
+	FROM total AS t, LATERAL (VALUES
+		('locked', t.rows_skipped_locked),
+		('protected', t.rows_skipped_protected)) AS m (reason, value)
+	UNION ALL
+	SELECT 'retention_runs_total', jsonb_build_object('status', s.status),
+		coalesce(r.runs, 0), 'Runs that have ended', 'counter'
+	FROM unnest(ARRAY['succeeded', 'partial', 'failed', 'interrupted',
+			'cancelled']) AS s (status)
+		LEFT JOIN run AS r ON r.status = s.status
+	UNION ALL
+	SELECT 'retention_last_success_timestamp_seconds', '{}',
+		coalesce(extract(epoch FROM t.last_success_at), 0),
+		'When the last run for all tenants ended that succeeded; 0: never',
+		'gauge'
+	FROM total AS t
+	UNION ALL
+	SELECT m.name, '{}', m.value, m.help, 'gauge'
+	FROM last_run AS l, LATERAL (VALUES
+		('retention_last_run_start_timestamp_seconds',
+			coalesce(extract(epoch FROM l.started_at), 0),
+			'When the last run for all tenants that has ended began; 0: never'),
+		('retention_last_run_end_timestamp_seconds',
+			coalesce(extract(epoch FROM l.finished_at), 0),
+			'When the last run for all tenants ended; 0: never, or its session is gone and nobody knows'),
+		('retention_last_run_succeeded', l.succeeded::integer,
+			'Whether the last run for all tenants succeeded'),
+		('retention_last_run_deleted_rows', l.rows_deleted,
+			'Rows that the last run for all tenants deleted'),
+		('retention_last_run_tenant_errors', l.tenants_failed,
+			'Tenants that the last run for all tenants failed for')
+		) AS m (name, value, help)
+	UNION ALL
+	SELECT 'retention_failed_runs_in_a_row', '{}', count(*),
+		'Runs for all tenants that failed, were cancelled or interrupted since the last that did not',
+		'gauge'
+	FROM retention.history AS h
+	WHERE h.only_tenant IS NULL
+		AND h.status IN ('failed', 'interrupted', 'cancelled')
+		AND h.id > coalesce((SELECT g.id FROM retention.run_history AS g
+			WHERE g.only_tenant IS NULL AND g.status IN ('succeeded', 'partial')
+			ORDER BY g.id DESC LIMIT 1), 0)
+	UNION ALL
+	SELECT m.name, '{}', m.value, m.help, 'gauge'
+	FROM progress AS p, LATERAL (VALUES
+		('retention_run_in_progress', p.runs,
+			'Runs under way'),
+		('retention_run_in_progress_seconds', coalesce(
+			extract(epoch FROM clock_timestamp() - p.started_at), 0),
+			'For how long the oldest run under way has been that'),
+		('retention_run_in_progress_deleted_rows', p.rows_deleted,
+			'Rows that the runs under way have deleted so far'),
+		('retention_run_in_progress_estimated_rows', p.rows_estimated,
+			'Rows that the runs under way expect to delete')
+		) AS m (name, value, help);
 
 CREATE VIEW retention.scheduled_jobs WITH (security_invoker = true) AS
 	SELECT j.job_id, j.job_name, j.kind, j.schedule, j.command, j.database,
@@ -1593,6 +1877,32 @@ COMMENT ON COLUMN retention.run_tenant.finished_at IS
 	'When the tenant was left';
 COMMENT ON INDEX retention.run_tenant_tenant_id_run_id_idx IS
 	'Finds the last runs of a tenant';
+COMMENT ON INDEX retention.run_tenant_error_idx IS
+	'Finds the errors of the last runs';
+COMMENT ON TABLE retention.run_pruned IS
+	'What runs did that are no longer in run_history, summed by status, so that totals never fall; written with the removal';
+COMMENT ON COLUMN retention.run_pruned.status IS
+	'How the runs ended';
+COMMENT ON COLUMN retention.run_pruned.runs IS
+	'How many there were';
+COMMENT ON COLUMN retention.run_pruned.last_finished_at IS
+	'When the last of them ended that was called for all tenants';
+COMMENT ON COLUMN retention.run_pruned.tenants_failed IS
+	'Tenants with an error, counted once a run';
+COMMENT ON COLUMN retention.run_pruned.batches IS
+	'Batches carried out';
+COMMENT ON COLUMN retention.run_pruned.rows_deleted IS
+	'Rows deleted';
+COMMENT ON COLUMN retention.run_pruned.rows_skipped_locked IS
+	'Rows left because others held them';
+COMMENT ON COLUMN retention.run_pruned.rows_skipped_protected IS
+	'Rows left because foreign keys protect them';
+COMMENT ON COLUMN retention.run_pruned.wal_bytes IS
+	'WAL written';
+COMMENT ON COLUMN retention.run_pruned.waited_ms IS
+	'Time spent waiting for their limits, in milliseconds';
+COMMENT ON COLUMN retention.run_pruned.took_ms IS
+	'Time that they took unless they were interrupted, in milliseconds';
 
 COMMENT ON PROCEDURE retention.run(uuid, boolean, interval, integer, text, interval, integer) IS
 	'Cleans all tenants whose policy is enabled, or one, batch by batch with a commit after each; force: disabled policies too. NULL means the setting of the same name. Cannot be called in a transaction block or a function.';
@@ -1602,6 +1912,8 @@ COMMENT ON FUNCTION retention.cutoff(timestamptz, integer) IS
 	'The time so many days of 24 hours before; -infinity where the calendar ends';
 COMMENT ON FUNCTION retention.oldest_due(uuid, integer, integer) IS
 	'Time of the oldest execution that a cleanup of the tenant would delete now; NULL: none';
+COMMENT ON FUNCTION retention.due_tenants(interval) IS
+	'The tenants whose policy is enabled and for whom something is due, with the time of their oldest such execution, the longest overdue first, down to the first that is not overdue for longer than late; NULL: all';
 COMMENT ON FUNCTION retention.lock_tenant(uuid) IS
 	'Waits until no cleanup of the tenant is under way and keeps others out until the transaction ends; needs DELETE on executions';
 COMMENT ON FUNCTION retention.run_is_alive(bigint) IS
@@ -1626,6 +1938,10 @@ COMMENT ON FUNCTION retention.run_status(bigint) IS
 	'Status of a run that is on record as running: interrupted when its session is gone';
 COMMENT ON FUNCTION retention.patience() IS
 	'How long rows may be due before that is a warning: twice the usual time between runs, at least 2 days';
+COMMENT ON FUNCTION retention.last_complete_run() IS
+	'The last run that dealt with every tenant and left nothing; NULLs: none';
+COMMENT ON FUNCTION retention.overdue_totals() IS
+	'What is overdue over all enabled policies; known is false when that cannot be found out';
 COMMENT ON FUNCTION retention.due(uuid, integer, integer) IS
 	'retention.oldest_due(), or the error that it ends with';
 COMMENT ON FUNCTION retention.health() IS
@@ -1687,6 +2003,18 @@ COMMENT ON COLUMN retention.status.severity IS
 	'critical: three failed runs, or rows due for three times retention.patience(); warning: a failed run, rows due for longer than that, or growing';
 COMMENT ON COLUMN retention.status.message IS
 	'What is the matter and what to do';
+COMMENT ON VIEW retention.metrics IS
+	'What monitoring systems collect, named as Prometheus has it';
+COMMENT ON COLUMN retention.metrics.name IS
+	'Name of the metric';
+COMMENT ON COLUMN retention.metrics.labels IS
+	'Its labels, an object of strings';
+COMMENT ON COLUMN retention.metrics.value IS
+	'Its value';
+COMMENT ON COLUMN retention.metrics.help IS
+	'What it says';
+COMMENT ON COLUMN retention.metrics.type IS
+	'counter (never falls) or gauge';
 COMMENT ON VIEW retention.scheduled_jobs IS
 	'The jobs of pg_cron in this database that clean, and how each went last';
 
@@ -1714,9 +2042,10 @@ FROM PUBLIC;
 
 -- Views show what their caller may see.
 GRANT SELECT ON retention.history, retention.progress, retention.status,
-	retention.scheduled_jobs TO PUBLIC;
-REVOKE ALL ON retention.run_history, retention.run_tenant FROM PUBLIC;
-GRANT SELECT ON retention.run_history, retention.run_tenant,
+	retention.metrics, retention.scheduled_jobs TO PUBLIC;
+REVOKE ALL ON retention.run_history, retention.run_tenant, retention.run_pruned
+	FROM PUBLIC;
+GRANT SELECT ON retention.run_history, retention.run_tenant, retention.run_pruned,
 	@extschema@.execution_retention_policies TO pg_monitor;
 
 -- The table to clean, if it exists: its indexes are built or adopted now.

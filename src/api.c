@@ -83,6 +83,7 @@ typedef struct Reading
 PG_FUNCTION_INFO_V1(retention_attach);
 PG_FUNCTION_INFO_V1(retention_cutoff);
 PG_FUNCTION_INFO_V1(retention_oldest_due);
+PG_FUNCTION_INFO_V1(retention_due_tenants);
 PG_FUNCTION_INFO_V1(retention_preview);
 PG_FUNCTION_INFO_V1(retention_lock_tenant);
 PG_FUNCTION_INFO_V1(retention_run_is_alive);
@@ -516,6 +517,63 @@ retention_oldest_due(PG_FUNCTION_ARGS)
 	if (!found)
 		PG_RETURN_NULL();
 	PG_RETURN_TIMESTAMPTZ(oldest);
+}
+
+/*
+ * Puts a tenant and a time into the result.  No more are wanted after the
+ * first that is not late.
+ */
+static bool
+put_due_tenant(TupleTableSlot *slot, void *arg)
+{
+	ReturnSetInfo *rsinfo = arg;
+
+	slot_getallattrs(slot);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+						 slot->tts_values, slot->tts_isnull);
+	return slot->tts_isnull[2] || DatumGetBool(slot->tts_values[2]);
+}
+
+/*
+ * retention.due_tenants(late interval)
+ * returns table (tenant_id uuid, oldest_due timestamptz)
+ *
+ * The tenants for whom something is due, with what retention.oldest_due()
+ * says of each, the longest overdue first, down to the first that is not
+ * overdue for longer than `late`.
+ */
+Datum
+retention_due_tenants(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz before = 0;
+	RetentionStatement statement;
+	Reading		reading;
+	Oid			policy_relid;
+	List	   *passed = NIL;
+	bool		as_owner;
+
+	if (!PG_ARGISNULL(0))
+		before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+														 TimestampTzGetDatum(now),
+														 PG_GETARG_DATUM(0)));
+	InitMaterializedSRF(fcinfo, 0);
+	open_reading(&reading);
+	policy_relid = retention_policy_relid();
+	as_owner = retention_scope_switches(reading.target->owner);
+	if (as_owner)
+	{
+		statement = retention_query_policies(policy_relid);
+		passed = retention_policy_list(policy_relid, &statement, NULL);
+	}
+	begin_reading(&reading);
+	statement = retention_query_oldest(reading.target, policy_relid, as_owner);
+	retention_policy_oldest(policy_relid, &statement, passed, now,
+							PG_ARGISNULL(0) ? NULL : &before,
+							put_due_tenant, rsinfo);
+	end_reading(&reading);
+	return (Datum) 0;
 }
 
 /*

@@ -2,7 +2,7 @@
  * history.c
  *	  Rows about runs.
  *
- * The only writer of retention.run_history and retention.run_tenant.  Nobody
+ * The only writer of retention.run_history, run_tenant and run_pruned.  Nobody
  * has the right to write them: the fixed statements below run as the owner of
  * the tables (`writer`).  Must not look at policies or at the table to clean.
  */
@@ -75,9 +75,30 @@ static const RetentionStatement interrupt_statement = {
 	.argtypes = {TIMESTAMPTZOID}
 };
 
+/* The totals of what goes are kept, in the same statement. */
 static const RetentionStatement prune_statement = {
-	.text = "DELETE FROM retention.run_history"
-	" WHERE started_at OPERATOR(pg_catalog.<) $1",
+	.text = "WITH gone AS (DELETE FROM retention.run_history"
+	" WHERE started_at OPERATOR(pg_catalog.<) $1 RETURNING *)"
+	" INSERT INTO retention.run_pruned AS p SELECT g.status, pg_catalog.count(*),"
+	" pg_catalog.max(g.finished_at) FILTER (WHERE g.only_tenant IS NULL),"
+	" pg_catalog.sum(g.tenants_failed), pg_catalog.sum(g.batches),"
+	" pg_catalog.sum(g.rows_deleted), pg_catalog.sum(g.rows_skipped_locked),"
+	" pg_catalog.sum(g.rows_skipped_protected), pg_catalog.sum(g.wal_bytes),"
+	" pg_catalog.sum(g.waited_ms), COALESCE(pg_catalog.sum("
+	"pg_catalog.date_part('epoch', g.finished_at OPERATOR(pg_catalog.-) g.started_at)"
+	" OPERATOR(pg_catalog.*) 1000) FILTER (WHERE g.status OPERATOR(pg_catalog.<>)"
+	" 'interrupted'), 0) FROM gone AS g GROUP BY g.status"
+	" ON CONFLICT (status) DO UPDATE SET"
+	" runs = p.runs OPERATOR(pg_catalog.+) EXCLUDED.runs,"
+	" last_finished_at = GREATEST(p.last_finished_at, EXCLUDED.last_finished_at),"
+	" tenants_failed = p.tenants_failed OPERATOR(pg_catalog.+) EXCLUDED.tenants_failed,"
+	" batches = p.batches OPERATOR(pg_catalog.+) EXCLUDED.batches,"
+	" rows_deleted = p.rows_deleted OPERATOR(pg_catalog.+) EXCLUDED.rows_deleted,"
+	" rows_skipped_locked = p.rows_skipped_locked OPERATOR(pg_catalog.+) EXCLUDED.rows_skipped_locked,"
+	" rows_skipped_protected = p.rows_skipped_protected OPERATOR(pg_catalog.+) EXCLUDED.rows_skipped_protected,"
+	" wal_bytes = p.wal_bytes OPERATOR(pg_catalog.+) EXCLUDED.wal_bytes,"
+	" waited_ms = p.waited_ms OPERATOR(pg_catalog.+) EXCLUDED.waited_ms,"
+	" took_ms = p.took_ms OPERATOR(pg_catalog.+) EXCLUDED.took_ms",
 	.nargs = 1,
 	.argtypes = {TIMESTAMPTZOID}
 };
@@ -260,7 +281,8 @@ retention_history_interrupt(Oid history, Oid writer)
 }
 
 /*
- * Removes what is known about runs that started before this time.
+ * Removes what is known about runs that started before this time, but for
+ * their totals.
  */
 void
 retention_history_prune(Oid history, Oid writer, TimestampTz before)
@@ -268,5 +290,5 @@ retention_history_prune(Oid history, Oid writer, TimestampTz before)
 	Datum		value = TimestampTzGetDatum(before);
 
 	write_history(history, writer, HISTORY_PRUNE, &prune_statement,
-				  SPI_OK_DELETE, &value, NULL, NULL, NULL);
+				  SPI_OK_INSERT, &value, NULL, NULL, NULL);
 }

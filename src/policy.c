@@ -24,6 +24,7 @@ enum
 	POLICY_RECORD,
 	POLICY_DUE,
 	POLICY_DUE_ALL,
+	POLICY_OLDEST,
 	POLICY_SAMPLE,
 	BINDING_LOAD,
 	BINDING_CLEAR,
@@ -151,6 +152,7 @@ pass_policies(const List *policies, Datum *values)
 	Datum	   *tenants = palloc(count * sizeof(Datum));
 	Datum	   *days = palloc(count * sizeof(Datum));
 	Datum	   *enabled = palloc(count * sizeof(Datum));
+	Datum	   *minimums = palloc(count * sizeof(Datum));
 
 	for (int i = 0; i < count; i++)
 	{
@@ -159,6 +161,7 @@ pass_policies(const List *policies, Datum *values)
 		tenants[i] = policy->tenant;
 		days[i] = Int32GetDatum(policy->retention_days);
 		enabled[i] = BoolGetDatum(policy->is_enabled);
+		minimums[i] = Int32GetDatum(policy->min_to_keep);
 	}
 	values[0] = PointerGetDatum(construct_array(tenants, count, UUIDOID,
 												UUID_LEN, false,
@@ -169,6 +172,9 @@ pass_policies(const List *policies, Datum *values)
 	values[2] = PointerGetDatum(construct_array(enabled, count, BOOLOID,
 												sizeof(bool), true,
 												TYPALIGN_CHAR));
+	values[3] = PointerGetDatum(construct_array(minimums, count, INT4OID,
+												sizeof(int32), true,
+												TYPALIGN_INT));
 }
 
 /*
@@ -182,8 +188,8 @@ retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
 					 const Datum *only_tenant, bool force,
 					 bool without_policy, int32 default_days)
 {
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum		values[8];
+	bool		nulls[8] = {false};
 	List	   *tenants = NIL;
 
 	values[0] = TimestampTzGetDatum(now);
@@ -199,6 +205,29 @@ retention_policy_due(Oid policy_relid, const RetentionStatement *statement,
 						  SPI_OK_SELECT, values, nulls, true,
 						  take_tenant, &tenants);
 	return tenants;
+}
+
+/*
+ * Hands over the tenants for whom something is due, with the statement that
+ * finds them.  See retention_query_oldest(); `before` may be NULL.
+ */
+void
+retention_policy_oldest(Oid policy_relid, const RetentionStatement *statement,
+						const List *passed, TimestampTz now,
+						const TimestampTz *before, RetentionRowFunction row,
+						void *arg)
+{
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	values[0] = TimestampTzGetDatum(now);
+	values[1] = before != NULL ? TimestampTzGetDatum(*before) : (Datum) 0;
+	nulls[1] = before == NULL;
+	if (statement->nargs > 2)
+		pass_policies(passed, values + 2);
+	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_OLDEST,
+											 statement),
+						  SPI_OK_SELECT, values, nulls, true, row, arg);
 }
 
 /*
@@ -222,7 +251,7 @@ retention_policy_sample(Oid policy_relid, const RetentionStatement *statement,
 						const List *passed, float4 percent, TimestampTz now,
 						bool force)
 {
-	Datum		values[6];
+	Datum		values[7];
 	int64		count = 0;
 
 	values[0] = Float4GetDatum(percent);

@@ -42,6 +42,11 @@ extern List *retention_policy_due(Oid policy_relid,
 								  const List *passed, TimestampTz now,
 								  const Datum *only_tenant, bool force,
 								  bool without_policy, int32 default_days);
+extern void retention_policy_oldest(Oid policy_relid,
+									const RetentionStatement *statement,
+									const List *passed, TimestampTz now,
+									const TimestampTz *before,
+									RetentionRowFunction row, void *arg);
 extern int64 retention_policy_sample(Oid policy_relid,
 									 const RetentionStatement *statement,
 									 const List *passed, float4 percent,

@@ -34,6 +34,8 @@ extern RetentionStatement retention_query_record(Oid policy_relid);
 extern RetentionStatement retention_query_due(const RetentionTarget *target,
 											  Oid policy_relid, bool passed,
 											  bool without_policy);
+extern RetentionStatement retention_query_oldest(const RetentionTarget *target,
+												 Oid policy_relid, bool passed);
 extern RetentionStatement retention_query_estimate(const RetentionTarget *target,
 												   Oid policy_relid,
 												   bool passed);

@@ -24,15 +24,18 @@ INSERT INTO declared VALUES
     ('cutoff(timestamp with time zone,integer)', 'i', true),
     ('deleted_since(timestamp with time zone)', 's', true),
     ('due(uuid,integer,integer)', 's', true),
+    ('due_tenants(interval)', 's', true),
     ('executions()', 's', true),
     ('get_policy(uuid)', 's', true),
     ('has_cron()', 's', true),
     ('health()', 'v', true),
     ('job_command(text)', 's', true),
     ('job_name(text)', 's', true),
+    ('last_complete_run()', 's', true),
     ('list_policies()', 's', true),
     ('lock_tenant(uuid)', 'v', true),
     ('oldest_due(uuid,integer,integer)', 's', true),
+    ('overdue_totals()', 's', true),
     ('patience()', 's', true),
     ('preview(uuid)', 's', true),
     ('raise_no_policy(uuid)', 'i', true),
@@ -61,7 +64,7 @@ FROM members m JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.o
 SELECT set_eq('SELECT name FROM functions', 'SELECT name FROM declared', 'the functions');
 SELECT set_eq($$SELECT type || ' ' || name FROM members WHERE classid <> 'pg_proc'::regclass$$,
     ARRAY['table target', 'table run_history', 'sequence run_history_id_seq', 'table run_tenant',
-        'view history', 'view progress', 'view status', 'view scheduled_jobs'], 'tables and views');
+        'table run_pruned', 'view history', 'view metrics', 'view progress', 'view status', 'view scheduled_jobs'], 'tables and views');
 
 -- Declarations
 SELECT is(provolatile::text, volatility, name || ' is declared ' || volatility) FROM functions JOIN declared USING (name) ORDER BY name;
@@ -113,6 +116,11 @@ SELECT set_eq($$SELECT attname FROM pg_attribute WHERE attrelid = 'retention.his
     $$SELECT attname FROM pg_attribute WHERE attrelid = 'retention.run_history'::regclass AND attnum > 0$$, 'history has all of run_history');
 SELECT columns_are('retention', 'run_tenant', ARRAY['run_id', 'tenant_id', 'rows_deleted', 'batches', 'rows_skipped_locked',
     'rows_skipped_protected', 'sqlstate', 'message', 'finished_at']);
+SELECT columns_are('retention', 'run_pruned', ARRAY['status', 'runs', 'last_finished_at', 'tenants_failed', 'batches', 'rows_deleted',
+    'rows_skipped_locked', 'rows_skipped_protected', 'wal_bytes', 'waited_ms', 'took_ms']);
+SELECT columns_are('retention', 'metrics', ARRAY['name', 'labels', 'value', 'help', 'type']);
+SELECT col_type_is('retention', 'metrics', c, t, format('metrics.%s is %s', c, t))
+FROM (VALUES ('name', 'text'), ('labels', 'jsonb'), ('value', 'double precision'), ('help', 'text'), ('type', 'text')) v (c, t);
 SELECT throws_ok($$INSERT INTO retention.run_history (started_at, run_by, pid, status) VALUES (now(), 'me', 1, 'perhaps')$$, '23514', NULL,
     'a status is one of those known');
 
@@ -122,7 +130,8 @@ SELECT is(has_function_privilege('surface_nobody', oid, 'EXECUTE'), is_public,
     format('PUBLIC %s call %s', CASE WHEN is_public THEN 'can' ELSE 'cannot' END, name))
 FROM functions JOIN declared USING (name) ORDER BY name;
 CREATE TEMP TABLE guarded (name text);
-INSERT INTO guarded VALUES ('retention.run_history'), ('retention.run_tenant'), ('execution_retention_policies');
+INSERT INTO guarded VALUES ('retention.run_history'), ('retention.run_tenant'), ('retention.run_pruned'),
+    ('execution_retention_policies');
 SELECT ok(NOT has_table_privilege('surface_nobody', name, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'),
     'PUBLIC has no right on ' || name) FROM guarded;
 SELECT ok(has_table_privilege('pg_monitor', name, 'SELECT'), 'pg_monitor can read ' || name) FROM guarded;
@@ -138,11 +147,12 @@ WHERE coalesce(obj_description(objid, classid::regclass::name), '') = '';
 SELECT is(string_agg(format('%s.%s', attrelid::regclass, attname), ', '), NULL, 'a comment on every column')
 FROM members m JOIN pg_attribute ON m.classid = 'pg_class'::regclass AND attrelid = m.objid
 WHERE m.type = 'table' AND attnum > 0 AND NOT attisdropped AND coalesce(col_description(attrelid, attnum), '') = '';
-SELECT ok(obj_description('retention.run_tenant_tenant_id_run_id_idx'::regclass, 'pg_class') <> '', 'a comment on the index');
+SELECT ok(obj_description(i::regclass, 'pg_class') <> '', 'a comment on the index ' || i)
+FROM unnest(ARRAY['retention.run_tenant_tenant_id_run_id_idx', 'retention.run_tenant_error_idx']) i;
 
 -- History is not dumped
 SELECT is(count(*), 0::bigint, 'history is not dumped') FROM pg_extension, unnest(extconfig) u (o)
-WHERE extname = 'retention' AND u.o IN ('retention.run_history'::regclass, 'retention.run_tenant'::regclass);
+WHERE extname = 'retention' AND u.o IN ('retention.run_history'::regclass, 'retention.run_tenant'::regclass, 'retention.run_pruned'::regclass);
 
 -- Settings
 SELECT set_has($$SELECT name, context, vartype, boot_val, min_val, max_val, unit FROM pg_settings WHERE name LIKE 'retention.%'$$,
