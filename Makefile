@@ -20,6 +20,7 @@ WERROR = -Werror
 EXTENSION = retention
 MODULE_big = retention
 DATA = retention--1.0.sql
+DOCS := $(sort $(wildcard migrations/*.sql))
 OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 # The server's own headers have unused parameters, and so has every SQL
 # function that takes no argument.
@@ -71,6 +72,7 @@ pgtap:
 	$(bindir)/dropdb $(PGTAP_DB)
 
 test:
+	scripts/deps test
 	scripts/test
 
 test-unit:

@@ -74,9 +74,11 @@ BEGIN
 		FROM unnest(caller_schemas) WITH ORDINALITY AS s (name, place)
 			JOIN pg_namespace AS n ON n.nspname = s.name
 		WHERE NOT pg_is_other_temp_schema(n.oid) AND n.oid <> pg_my_temp_schema()
-		ORDER BY to_regclass(format('%I.execution_retention_policies', s.name)) IS NULL,
-			to_regprocedure(format('%I.cleanup_old_executions(uuid, integer, integer, integer)', s.name)) IS NULL,
-			place
+		ORDER BY CASE
+				WHEN to_regclass(format('%I.execution_retention_policies', s.name)) IS NOT NULL THEN 1
+				WHEN to_regprocedure(format('%I.cleanup_old_executions(uuid, integer, integer, integer)', s.name)) IS NOT NULL THEN 2
+				ELSE 3
+			END, place
 		LIMIT 1;
 	END IF;
 	IF schema_name IS NULL OR NOT EXISTS
@@ -433,14 +435,22 @@ BEGIN
 		END LOOP;
 	END IF;
 	FOR item IN
-		SELECT p.oid::regprocedure AS function
+		SELECT format('function %s', p.oid::regprocedure) AS what,
+			'Calls that fit it may go there, or are ambiguous.' AS detail,
+			format('DROP FUNCTION %s;', p.oid::regprocedure) AS hint
 		FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-		WHERE n.nspname = schema_name AND p.proname = 'cleanup_old_executions' AND p.oid IS DISTINCT FROM old_function
+		WHERE n.nspname = ANY (caller_schemas || schema_name)
+			AND p.proname = 'cleanup_old_executions' AND p.oid IS DISTINCT FROM old_function
+		UNION ALL
+		SELECT format('table %s', c.oid::regclass), 'Statements may go there: search_path decides.',
+			format('DROP TABLE %s;', c.oid::regclass)
+		FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE n.nspname = ANY (caller_schemas)
+			AND c.relname = 'execution_retention_policies' AND c.oid IS DISTINCT FROM old_table
 		ORDER BY 1
 	LOOP
-		RAISE WARNING 'function % stays beside the extension''s', item.function
-			USING DETAIL = 'Calls that fit it go there, or are ambiguous.',
-				HINT = format('DROP FUNCTION %s;', item.function);
+		RAISE WARNING '% stays beside the extension''s', item.what
+			USING DETAIL = item.detail, HINT = item.hint;
 	END LOOP;
 
 	-- ---- The change itself.

@@ -231,6 +231,35 @@ sub handwritten
 	is($node->safe_psql('fail', 'SELECT count(*) FROM retention.list_policies()'), 20, 'after all that: 20 policies');
 }
 
+# ---- While the service is at work: a call under way ends as it began, the next one is the
+# extension's, also that of a prepared statement.
+{
+	new_database($node, 'busy');
+	$node->safe_psql('busy', application(6, 3000) . handwritten() . q{
+		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN OLD; END $$;
+		CREATE TRIGGER hold BEFORE DELETE ON executions FOR EACH ROW WHEN (OLD.tenant_id = '00000000-0000-0000-0000-000000000002')
+			EXECUTE FUNCTION hold()});
+	my $call = 'SELECT deleted_count, execution_summary ? $$total_before$$ AS old FROM cleanup_old_executions($1, $2, $3, $4)';
+	my $holder = $node->background_psql('busy');
+	my $worker = $node->background_psql('busy');
+	my $service = $node->background_psql('busy');
+
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	$service->query_safe("PREPARE clean (uuid, integer, integer, integer) AS $call");
+	is($service->query_safe("EXECUTE clean ('00000000-0000-0000-0000-000000000001', 100, 5, 10)"), '251|t', 'at work: before');
+	$worker->query_until(qr/calling/, "\\echo calling\nSELECT deleted_count, execution_summary ? 'total_before'
+		FROM cleanup_old_executions('00000000-0000-0000-0000-000000000002', 100, 5, 10);\n");
+	wait_for($node, 'busy', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted",
+		'at work: a call is under way');
+	migrate($node, 'busy', 'at work');
+	$holder->query_safe('SELECT pg_advisory_unlock(4711)');
+	is($worker->query_safe('SELECT 1'), "250|t\n1", 'at work: it ends as it began');
+	is($service->query_safe("EXECUTE clean ('00000000-0000-0000-0000-000000000003', 100, 5, 10)"), '250|f',
+		'at work: the next one is the extension\'s');
+	$_->quit foreach $holder, $worker, $service;
+}
+
 # ---- Schemas, and whose names count.
 {
 	new_database($node, 'schemas');
@@ -262,6 +291,16 @@ sub handwritten
 		CREATE TEMP TABLE execution_retention_policies (x int); CREATE TEMP TABLE executions (x int)");
 	like($err, qr/installed in schema "app" with the 20 policies/, 'named: there');
 	is($node->safe_psql('schemas', 'SELECT count(*) FROM retention.preview()'), '20', 'named: attached');
+
+	# the same names in another schema of the search path
+	new_database($node, 'schemas');
+	$node->safe_psql('schemas', 'CREATE SCHEMA app; CREATE TABLE public.execution_retention_policies ();
+		SET client_min_messages = error; SET search_path = app;' . application(22, 3000) . handwritten()
+		. 'ALTER FUNCTION cleanup_old_executions SET SCHEMA public');
+	$err = migrate($node, 'schemas', 'elsewhere, too', before => 'SET search_path = app, public');
+	like($err, qr/WARNING:  01000: function public.cleanup_old_executions\(uuid,integer,integer,integer\) stays/,
+		'elsewhere, too: the function is named');
+	like($err, qr/WARNING:  01000: table public.execution_retention_policies stays/, 'elsewhere, too: so is the table');
 
 	# installed in one schema, hand-written objects in another
 	new_database($node, 'schemas');
