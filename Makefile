@@ -72,7 +72,7 @@ pgtap:
 	$(bindir)/dropdb $(PGTAP_DB)
 
 test:
-	scripts/deps test
+	scripts/deps alembic npm
 	scripts/test
 
 test-unit:
