@@ -767,7 +767,8 @@ void
 retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 					   const RetentionResult *result)
 {
-	plan->since_boundary += result->deleted;
+	/* one that found all its rows locked took time, too */
+	plan->since_boundary += Max(result->deleted, 1);
 	if (result->skipped_locked > 0 && !batch->is_retry)
 		remember_retry(plan, batch);
 

@@ -22,6 +22,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/primnodes.h"
 #include "optimizer/optimizer.h"
+#include "rewrite/rewriteDefine.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -384,6 +385,22 @@ check_partitions(Relation rel, const RetentionTarget *target)
 }
 
 /*
+ * Does a rule rewrite DELETE statements on the table?
+ */
+static bool
+has_delete_rule(Relation rel)
+{
+	for (int i = 0; rel->rd_rules != NULL && i < rel->rd_rules->numLocks; i++)
+	{
+		RewriteRule *rule = rel->rd_rules->rules[i];
+
+		if (rule->event == CMD_DELETE && rule->enabled != RULE_DISABLED)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Fails unless the relation is of a kind that can be cleaned.
  */
 static void
@@ -409,6 +426,13 @@ check_kind(Relation rel, const RetentionTarget *target)
 				 errmsg("table \"%s.%s\" is not named \"%s\"",
 						target->nspname, target->relname, RETENTION_TABLE),
 				 errhint("Rename it, or attach the table of that name.")));
+	if (has_delete_rule(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s.%s\" has a rule on DELETE",
+						target->nspname, target->relname),
+				 errdetail("The rule would change what a cleanup deletes."),
+				 errhint("Drop the rule, or use a trigger instead.")));
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		check_partitions(rel, target);
 	if (rel->rd_rel->relkind == RELKIND_RELATION &&

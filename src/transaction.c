@@ -92,16 +92,18 @@ step_open(void *arg)
 	MemoryContext caller;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	MemoryContextReset(run->target_context);
+	caller = MemoryContextSwitchTo(run->target_context);
+	run->target = *retention_installed_open(RowExclusiveLock);
+	MemoryContextSwitchTo(caller);
+
+	/* only now: whoever held the table may have made them anew */
 	if (run->policies != retention_policy_relid() ||
 		run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension \"%s\" has been created anew during the run",
 						RETENTION_EXTENSION)));
-	MemoryContextReset(run->target_context);
-	caller = MemoryContextSwitchTo(run->target_context);
-	run->target = *retention_installed_open(RowExclusiveLock);
-	MemoryContextSwitchTo(caller);
 	if (run->target.relid != run->relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -349,7 +351,9 @@ retention_transaction_begin(RetentionRun *run)
 		error = retention_try(step_open, run);
 		if (error == NULL)
 			break;
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		/* another session may hold the table and want one of ours */
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
 			ReThrowError(error);
 		FreeErrorData(error);
 		commit_soon(run);

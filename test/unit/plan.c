@@ -33,7 +33,8 @@ typedef struct Round
 	RetentionTarget target;
 	RetentionPlanOptions options;
 	bool		others;			/* others write meanwhile */
-	bool		deletes;		/* delete, too; and batches are an hour apart */
+	int64		deletes;		/* delete, too: so many rows at most */
+	bool		slow;			/* batches are an hour apart */
 	bool		holds;			/* others hold rows */
 	bool		frees;			/* and let go of them before the second look */
 	bool		keys;			/* foreign keys protect rows */
@@ -86,7 +87,6 @@ make_round(Round *round)
 	memset(round, 0, sizeof(*round));
 	round->target.nlegs = 1 + unit_random(RETENTION_MAX_LEGS);
 	round->others = unit_random(3) == 0;
-	round->deletes = round->others && unit_random(2) == 0;
 	round->holds = unit_random(3) == 0;
 	round->frees = unit_random(2);
 	round->keys = unit_random(4) == 0;
@@ -109,6 +109,16 @@ make_round(Round *round)
 	/* now and then so slow that the boundary is found again at each look */
 	unit_clock = INT64CONST(800000000) * USECS_PER_SEC;
 	unit_clock_step = unit_random(2) ? unit_random(10) : unit_random(10 * USECS_PER_SEC);
+
+	/*
+	 * Any number of the newest rows may go if each look is older than a look
+	 * may be; as many as the minimum if looks are cheap.
+	 */
+	round->slow = unit_random(2);
+	if (round->others && round->slow)
+		round->deletes = unit_random(2) ? MOST_ROWS : 0;
+	else if (round->others && unit_clock_step < 1000)
+		round->deletes = round->options.min_to_keep;
 }
 
 /*
@@ -217,8 +227,7 @@ carry_out(Round *round, const RetentionBatch *batch, RetentionResult *result)
 }
 
 /*
- * Others: new rows, old ones too.  Where the plan has to look again, because its
- * last look is an hour old, they also delete, the newest rows above all.
+ * Others: new rows, old ones too.  And they delete the newest ones.
  */
 static void
 write_something(Round *round)
@@ -228,14 +237,16 @@ write_something(Round *round)
 	while (n-- > 0)
 		add_row(round, (TimestampTz) unit_random(round->span * 2));
 	unit_table_sort();
-	if (!round->deletes)
-		return;
-	unit_clock += USECS_PER_HOUR;
-	for (int i = unit_nrows - 1; i >= 0; i--)
+	if (round->slow)
+		unit_clock += USECS_PER_HOUR;
+	for (int i = unit_nrows - 1; i >= 0 && round->deletes > 0; i--)
 	{
 		if (unit_random(4) == 0)
 			break;
+		if (unit_rows[i].gone)
+			continue;
 		unit_rows[i].gone = true;
+		round->deletes--;
 	}
 }
 
@@ -318,11 +329,11 @@ follow(Round *round)
 }
 
 int
-main(int argc, char **argv)
+main(void)
 {
 	static UnitRow rows[MOST_ROWS];
-	uint64		seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 7;
-	int			rounds = argc > 2 ? atoi(argv[2]) : 20000;
+	uint64		seed = getenv("UNIT_SEED") ? strtoull(getenv("UNIT_SEED"), NULL, 10) : 7;
+	int			rounds = getenv("UNIT_ROUNDS") ? atoi(getenv("UNIT_ROUNDS")) : 20000;
 
 	unit_rows = rows;
 	for (int i = 0; i < rounds; i++)

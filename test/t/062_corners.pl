@@ -1,0 +1,110 @@
+# 062_corners.pl - ways through a run and a cleanup that others seldom take: rows held in
+# more ranges than a plan has room for at first, two limits that both make a run wait, the
+# extension made anew under a run.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use RunTest;
+use Test::More;
+
+my $node = start_node('corners');
+my $t1 = tenant(1);
+my ($rows, $keep) = (400, 100);
+
+$node->safe_psql('postgres', prepare_runs());
+
+sub refill
+{
+	$node->safe_psql('postgres', 'TRUNCATE executions, execution_retention_policies;'
+		  . rows_of($t1, $rows + $keep, newest => 50) . policy($t1, 30, $keep));
+	mischief($node);
+	remember($node);
+	return;
+}
+
+# ---- Others hold a row in each of thirty batches, and in the end let go of none.
+{
+	refill();
+	my $holder = $node->background_psql('postgres');
+
+	$holder->query_safe('BEGIN; SELECT id FROM executions WHERE id <= 300 AND id % 10 = 5 FOR UPDATE');
+	run($node, 'batch_size => 10', name => 'held', before => q{SET retention.lock_timeout = '1ms'});
+	is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE id % 10 = 5 AND id <= 300) FROM executions'),
+		($keep + 30) . '|30', 'held: thirty rows are left, in as many ranges');
+	is(last_run($node, 'rows_deleted, rows_skipped_locked'), ($rows - 30) . '|30', 'held: history counts them');
+	$holder->quit;
+
+	# and when they let go while the run is at the last ones
+	refill();
+	$holder = $node->background_psql('postgres');
+	my $gate = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; SELECT id FROM executions WHERE id <= 300 AND id % 10 = 5 FOR UPDATE');
+	$gate->query_safe('SELECT pg_advisory_lock(4711)');
+	mischief($node, 395 => 'wait');
+	my $run = start_run($node, 'batch_size => 10');
+	wait_until_stopped($run, 'let go');
+	$holder->query_safe('COMMIT');
+	release($gate);
+	wait_until_over($run, 'let go');
+	finish_run($run);
+	is(verdict($node), '0|0', 'let go: exactly the due rows went');
+	is(last_run($node, 'rows_deleted, rows_skipped_locked'), "$rows|0", 'let go: all went');
+	$_->quit foreach $holder, $gate;
+}
+
+# ---- A pace and a pause: the run waits for both, and says so.
+{
+	refill();
+	run($node, q{batch_size => 100, max_rows_per_second => 2000, pause_between_batches => '100 ms'},
+		name => 'two limits');
+	is(verdict($node), '0|0', 'two limits: exactly the due rows went');
+	my $waited = $node->safe_psql('postgres',
+		q{SELECT waited_for FROM retention.run_history ORDER BY id DESC LIMIT 1});
+	like($waited, qr/max_rows_per_second/, 'two limits: history names the one');
+	like($waited, qr/pause_between_batches/, 'two limits: and the other');
+	is(() = $waited =~ /pause_between_batches/g, 1, 'two limits: once');
+}
+
+# ---- The extension is dropped and made anew while a run is under way.
+{
+	refill();
+	my $gate = $node->background_psql('postgres');
+	$gate->query_safe('SELECT pg_advisory_lock(4711)');
+	mischief($node, 50 => 'wait');
+	my $run = start_run($node, 'batch_size => 100');
+	wait_until_stopped($run, 'anew');
+
+	# it waits for the batch under way, and the run for it
+	my $other = $node->background_psql('postgres');
+	my $pid = $other->query_safe('SELECT pg_backend_pid()');
+	$other->query_until(qr/dropping/, "\\echo dropping\nBEGIN; LOCK TABLE executions; DROP EXTENSION retention;
+		CREATE EXTENSION retention; COMMIT;\n");
+	wait_for($node, 'postgres', "SELECT count(*) > 0 FROM pg_locks WHERE pid = $pid AND NOT granted",
+		'anew: the other session waits for the run');
+	release($gate);
+	wait_until_over($run, 'anew');
+	my $err = finish_run($run);
+	$other->query_safe('SELECT 1');
+
+	like($err, qr/ERROR:  55000: extension "retention" has been created anew during the run/,
+		'anew: the run stops with a clear error');
+	is(gone($node), '100', 'anew: the batch that was under way is done, and no more');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_history'), '0',
+		'anew: the new history knows nothing of it');
+	no_locks_left($node, 'anew');
+
+	# the next one goes on from there
+	$node->safe_psql('postgres', policy($t1, 30, $keep));
+	mischief($node);
+	run($node, '', name => 'after that');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM executions'), $keep, 'after that: all is well');
+	$_->quit foreach $gate, $other;
+}
+
+$node->stop;
+done_testing();
