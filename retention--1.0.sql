@@ -564,9 +564,10 @@ BEGIN
 			needing, policies)
 		WHERE needing > 0
 		UNION ALL
-		SELECT 'warning', format('You may not see what is due for %s of %s policies: GRANT SELECT ON %s TO %I;',
-			unseen, policies, coalesce(retention.executions()::text, 'executions'), current_user)
-		WHERE unseen > 0
+		SELECT DISTINCT 'warning', format('You may not see what is due for %s of %s policies: GRANT SELECT (tenant_id, %s) ON %s TO %I;',
+			unseen, policies, t.time_columns, t.relation, current_user)
+		FROM retention.target AS t
+		WHERE unseen > 0 AND t.relation = retention.executions()
 		UNION ALL
 		SELECT CASE WHEN runs_failed_in_a_row >= 3 THEN 'critical' ELSE 'warning' END,
 			format('The last %s did not end well: %s.  See retention.history.',

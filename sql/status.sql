@@ -213,7 +213,7 @@ SET ROLE st_monitor;
 SELECT severity, message FROM retention.status ORDER BY tenant_id LIMIT 1;
 SELECT severity, message, policies FROM retention.health();
 RESET ROLE;
-GRANT SELECT ON executions TO st_monitor;
+GRANT SELECT (tenant_id, started_at, created_at) ON executions TO st_monitor;
 SET ROLE st_monitor;
 SELECT severity, message, policies FROM retention.health();
 SELECT count(*) FROM retention.progress;
