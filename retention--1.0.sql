@@ -1555,7 +1555,7 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 				sum(h.rows_skipped_protected) AS rows_skipped_protected,
 				sum(h.wal_bytes) AS wal_bytes, sum(h.waited_ms) AS waited_ms,
 				-- nobody knows when an interrupted run ended
-				sum(1000 * extract(epoch FROM h.finished_at - h.started_at))
+				sum(1000 * date_part('epoch', h.finished_at - h.started_at))
 					FILTER (WHERE h.status <> 'interrupted') AS took_ms
 			FROM retention.history AS h GROUP BY h.status
 			UNION ALL TABLE retention.run_pruned) AS r
@@ -1601,6 +1601,10 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 				WHERE later.tenant_id = t.tenant_id
 					AND later.run_id > t.run_id AND later.sqlstate IS NULL)
 		GROUP BY t.tenant_id
+	), failing_most AS MATERIALIZED (
+		-- not below: a LIMIT in one part of a union keeps conditions from all of them
+		SELECT * FROM failing AS f
+		ORDER BY f.failed_runs DESC, f.tenant_id LIMIT 5
 	)
 	SELECT 'retention_extension_info' AS name,
 		jsonb_build_object('version', e.extversion, 'table',
@@ -1657,12 +1661,12 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 		'Tenants whose last cleanup by a run ended with an error', 'gauge'
 	FROM failing AS f
 	UNION ALL
-	(SELECT 'retention_failing_tenant_runs',
+	SELECT 'retention_failing_tenant_runs',
 		jsonb_build_object('tenant', f.tenant_id, 'sqlstate', f.sqlstate),
 		f.failed_runs,
 		'Runs that failed for a tenant since it was last dealt with; the worst tenants, at most 5',
 		'gauge'
-	FROM failing AS f ORDER BY f.failed_runs DESC, f.tenant_id LIMIT 5)
+	FROM failing_most AS f
 	UNION ALL
 	SELECT m.name, '{}', m.value, m.help, 'counter'
 	FROM total AS t, LATERAL (VALUES
