@@ -8,7 +8,8 @@
 #   make coverage             the tests, and which lines of src they run
 #   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
 #   make test-stress          everything at once (RETENTION_STRESS_SECONDS=120)
-#   make test-matrix          the same on each supported major, and upgrades
+#   make test-matrix          the tests on each supported major, and upgrades
+#   make test-upgrade         upgrades alone, from each major to the next
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
@@ -90,6 +91,9 @@ test-stress:
 test-matrix:
 	scripts/matrix
 
+test-upgrade:
+	scripts/matrix upgrade
+
 demo:
 	scripts/demo
 
@@ -108,4 +112,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-unit test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-upgrade test-unit test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent
