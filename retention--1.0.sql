@@ -515,6 +515,8 @@ DECLARE
 	last_message text;
 	patience interval;
 	unseen bigint;
+	runs_ahead bigint;
+	ahead timestamptz := clock_timestamp() + interval '1 minute';
 BEGIN
 	IF NOT has_table_privilege('retention.run_history', 'SELECT') THEN
 		RAISE EXCEPTION 'permission denied for table "run_history"'
@@ -544,13 +546,16 @@ BEGIN
 	WHERE r.only_tenant IS NULL AND r.status <> 'running'
 	ORDER BY r.id DESC LIMIT 1;
 
-	SELECT max(r.started_at), coalesce(bool_or(r.status = 'running'), false),
+	-- runs that started in a future that did not come prove nothing
+	SELECT max(r.started_at) FILTER (WHERE r.started_at <= ahead),
+		count(*) FILTER (WHERE r.started_at > ahead),
+		coalesce(bool_or(r.status = 'running'), false),
 		max(r.finished_at) FILTER (WHERE r.status = 'succeeded'),
 		count(*) FILTER (WHERE r.status IN ('failed', 'interrupted', 'cancelled')
 			AND NOT EXISTS (SELECT FROM retention.run_history AS later
 				WHERE later.id > r.id AND later.only_tenant IS NULL
 				AND later.status IN ('succeeded', 'partial')))
-	INTO last_started, running, last_success_at, runs_failed_in_a_row
+	INTO last_started, runs_ahead, running, last_success_at, runs_failed_in_a_row
 	FROM retention.history AS r
 	WHERE r.only_tenant IS NULL;
 
@@ -588,6 +593,10 @@ BEGIN
 		UNION ALL
 		SELECT 'critical', 'The schedule does not fire: SELECT * FROM retention.check();'
 		WHERE enabled > 0 AND schedule_active AND last_started < now() - patience
+		UNION ALL
+		SELECT 'warning', format('The clock has gone back: %s in retention.history started at a time that is yet to come.  Runs that went by such a clock may have deleted too much.',
+			CASE runs_ahead WHEN 1 THEN 'one run' ELSE runs_ahead || ' runs' END)
+		WHERE runs_ahead > 0
 		UNION ALL
 		SELECT 'info', 'There is no policy: nothing is ever deleted.'
 		WHERE policies = 0
@@ -1118,7 +1127,8 @@ BEGIN
 	IF has_table_privilege('retention.run_history', 'SELECT') THEN
 		patience := retention.patience();
 		SELECT max(h.started_at) INTO last_started
-		FROM retention.run_history AS h WHERE h.only_tenant IS NULL;
+		FROM retention.run_history AS h WHERE h.only_tenant IS NULL
+			AND h.started_at <= clock_timestamp();
 
 		RETURN QUERY SELECT CASE WHEN count(*) >= 3 THEN 'critical' ELSE 'warning' END,
 			'procedure retention.run()',
@@ -1477,8 +1487,10 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			END AS overdue) AS o
 		-- since when a run should have deleted the row
 		CROSS JOIN LATERAL (SELECT CASE WHEN d.oldest_due IS NOT NULL
-			THEN greatest(now() - o.overdue, p.updated_at,
-				complete.started_at) END AS since) AS w
+			THEN (SELECT max(t) FROM (VALUES (now() - o.overdue), (p.updated_at),
+				(complete.started_at)) AS known (t)
+				-- not a time that is yet to come
+				WHERE t <= now()) END AS since) AS w
 		CROSS JOIN LATERAL (SELECT coalesce(backlog.rises AND p.is_enabled
 			AND d.oldest_due IS NOT NULL
 			AND greatest(now() - o.overdue, p.updated_at) < backlog.since,

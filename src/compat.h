@@ -16,6 +16,7 @@
 #include "optimizer/pathnode.h"
 #include "optimizer/plancat.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
@@ -115,16 +116,26 @@ retention_compat_prior_setting(const char *name)
 }
 
 /*
- * When the statement or the transaction will be cancelled for taking too
- * long, or 0 when neither has a time limit.
+ * When the statement will be cancelled for taking too long, or 0 when it has no
+ * time limit.
+ */
+static inline TimestampTz
+retention_compat_statement_deadline(void)
+{
+	return get_timeout_active(STATEMENT_TIMEOUT) ?
+		get_timeout_finish_time(STATEMENT_TIMEOUT) : 0;
+}
+
+/*
+ * When the statement will be cancelled, or the session ended, because the
+ * statement or the transaction takes too long, or 0 when neither has a time
+ * limit.
  */
 static inline TimestampTz
 retention_compat_deadline(void)
 {
-	TimestampTz deadline = 0;
+	TimestampTz deadline = retention_compat_statement_deadline();
 
-	if (get_timeout_active(STATEMENT_TIMEOUT))
-		deadline = get_timeout_finish_time(STATEMENT_TIMEOUT);
 #if PG_VERSION_NUM >= 170000
 	if (get_timeout_active(TRANSACTION_TIMEOUT))
 	{
@@ -135,6 +146,19 @@ retention_compat_deadline(void)
 	}
 #endif
 	return deadline;
+}
+
+/*
+ * How long a transaction may take, in microseconds, or 0 for any time.
+ */
+static inline int64
+retention_compat_transaction_limit(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return TransactionTimeout * INT64CONST(1000);
+#else
+	return 0;
+#endif
 }
 
 #endif							/* RETENTION_COMPAT_H */

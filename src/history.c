@@ -68,7 +68,7 @@ static const RetentionStatement tenant_statement = {
 
 static const RetentionStatement interrupt_statement = {
 	.text = "UPDATE retention.run_history SET status = 'interrupted',"
-	" finished_at = $1, waiting_for = NULL, current_tenant = NULL"
+	" finished_at = GREATEST(started_at, $1), waiting_for = NULL, current_tenant = NULL"
 	" WHERE status OPERATOR(pg_catalog.=) 'running'"
 	" AND NOT retention.run_is_alive(id)",
 	.nargs = 1,

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "boundary.h"
+#include "clock.h"
 #include "place.h"
 #include "plan.h"
 #include "query.h"
@@ -91,8 +92,8 @@ struct RetentionPlan
 	RetentionBoundary boundary;
 	bool		has_boundary;
 	int64		since_boundary; /* rows deleted since it was found ... */
-	TimestampTz boundary_at;	/* ... which was then ... */
-	TimestampTz boundary_cost;	/* ... and took so many microseconds */
+	int64		boundary_at;	/* ... which was then, by our clock ... */
+	int64		boundary_cost;	/* ... and took so many microseconds */
 
 	TimestampTz position;		/* older rows are dealt with */
 	TimestampTz window_end;
@@ -101,7 +102,7 @@ struct RetentionPlan
 	Retry	   *retries;
 	int			nretries;
 	int			next_retry;
-	TimestampTz retry_deadline;
+	int64		retry_deadline; /* by retention_clock() */
 };
 
 /*
@@ -167,11 +168,11 @@ query_times(RetentionPlan *plan, int leg, TimestampTz from, TimestampTz to,
 static void
 find_boundary(RetentionPlan *plan)
 {
-	plan->boundary_at = GetCurrentTimestamp();
+	plan->boundary_at = retention_clock();
 	plan->boundary = retention_boundary_find(plan->target, plan->tenant,
 											 plan->options.cutoff,
 											 plan->options.min_to_keep);
-	plan->boundary_cost = GetCurrentTimestamp() - plan->boundary_at;
+	plan->boundary_cost = retention_clock() - plan->boundary_at;
 	plan->since_boundary = 0;
 	plan->has_boundary = true;
 	plan->ties.to_verify = true;
@@ -231,7 +232,7 @@ refresh_boundary(RetentionPlan *plan)
 		enough = 1;
 	if (!plan->has_boundary ||
 		(plan->since_boundary >= enough && !boundary_is_far(plan)) ||
-		GetCurrentTimestamp() - plan->boundary_at >
+		retention_clock() - plan->boundary_at >
 		BOUNDARY_MOST_AGE + 20 * plan->boundary_cost)
 		find_boundary(plan);
 }
@@ -677,15 +678,14 @@ next_retry(RetentionPlan *plan, RetentionBatch *batch)
 static int
 patience(RetentionPlan *plan, const RetentionBatch *batch)
 {
-	TimestampTz now;
+	int64		now;
 
 	if (!batch->is_retry)
 		return Min(RETENTION_ROW_LOCK_PATIENCE_MS,
 				   plan->options.lock_timeout_ms);
-	now = GetCurrentTimestamp();
+	now = retention_clock();
 	if (plan->retry_deadline == 0)
-		plan->retry_deadline =
-			TimestampTzPlusMilliseconds(now, plan->options.lock_timeout_ms);
+		plan->retry_deadline = now + plan->options.lock_timeout_ms * 1000L;
 	return Max(1, (plan->retry_deadline - now) / 1000);
 }
 

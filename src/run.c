@@ -24,6 +24,7 @@
 #include "utils/uuid.h"
 
 #include "boundary.h"
+#include "clock.h"
 #include "compat.h"
 #include "guc.h"
 #include "history.h"
@@ -141,7 +142,7 @@ step_check_tenant(void *arg)
 static void
 settle_status(RetentionRunRecord *record, const char *stop)
 {
-	record->finished = GetCurrentTimestamp();
+	record->finished = Max(GetCurrentTimestamp(), record->started);
 	record->stop_reason = stop != NULL ? stop : "done";
 	if (record->tenants_failed > 0 && record->tenants_failed == record->tenants &&
 		record->deleted == 0)
@@ -231,7 +232,7 @@ record_failure(RetentionRun *run, const ErrorData *error)
 	run->record = run->committed;
 	run->record.status = run->record.stop_reason = stop;
 	run->record.message = error->message;
-	run->record.finished = GetCurrentTimestamp();
+	run->record.finished = Max(GetCurrentTimestamp(), run->record.started);
 	run->record.current_tenant = NULL;
 	run->record.waiting_for = NULL;
 	retention_transaction_record(run);
@@ -300,10 +301,10 @@ static void
 report(const RetentionRun *run)
 {
 	const RetentionRunRecord *record = &run->record;
-	double		seconds = (record->finished - record->started) / 1000000.0;
+	double		seconds = (retention_clock() - run->start) / 1000000.0;
 
 	if (record->tenants_due > 0 &&
-		record->tenants_busy == record->tenants_due)
+		record->tenants_busy == record->tenants_due && record->deleted == 0)
 		ereport(NOTICE,
 				(errmsg("all tenants that are due are being cleaned by others")));
 	else
@@ -479,7 +480,8 @@ retention_run(PG_FUNCTION_ARGS)
 	run->scratch = AllocSetContextCreate(context, "retention scratch",
 										 ALLOCSET_DEFAULT_SIZES);
 	read_arguments(fcinfo, run);
-	run->record.started = run->now = run->began = GetCurrentTimestamp();
+	run->record.started = run->now = GetCurrentTimestamp();
+	run->start = run->began = retention_clock();
 	run->record.status = "running";
 	run->record.estimated = -1;
 	run->wal_before = pgWalUsage.wal_bytes;

@@ -83,6 +83,16 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 		stop = retention_transaction_end(run, true);
 		if (stop != NULL)
 			return stop;
+		if (run->nheld == 0)
+		{
+			/* others may have cleaned the tenant meanwhile, or be at it */
+			unit->lost = !retention_transaction_lock_again(run,
+														   unit->record.tenant);
+			if (unit->lost)
+				return NULL;
+			run->record.skipped_protected -= unit->record.skipped_protected;
+			retention_unit_start_over(unit);
+		}
 		ok = retention_unit_begin(unit);
 	}
 }
@@ -125,7 +135,10 @@ retention_tenant_clean(RetentionRun *run, Datum tenant)
 	record_tenant(run, &unit);
 
 	record->skipped_locked += unit.record.skipped_locked;
-	record->tenants++;
+	if (unit.lost)
+		record->tenants_busy++;
+	else
+		record->tenants++;
 	if (unit.record.message != NULL)
 	{
 		record->tenants_failed++;

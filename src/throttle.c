@@ -50,7 +50,7 @@ retention_throttle_decide(const RetentionLimits *limits,
 {
 	RetentionVerdict verdict = {RETENTION_GO_ON, 0, NULL};
 	int64		ahead = 2 * probe->longest;
-	TimestampTz end = 0;
+	int64		end = 0;
 
 	if (limits->max_runtime > 0)
 	{
@@ -108,9 +108,9 @@ retention_throttle_decide(const RetentionLimits *limits,
  * Until when a run that deleted so many rows in a transaction that began then
  * has to rest.  Time that passes unused is not saved up.
  */
-TimestampTz
-retention_throttle_pace(const RetentionLimits *limits,
-						TimestampTz paced_until, TimestampTz began, int64 rows)
+int64
+retention_throttle_pace(const RetentionLimits *limits, int64 paced_until,
+						int64 began, int64 rows)
 {
 	if (limits->max_rows_per_second <= 0)
 		return paced_until;

@@ -7,8 +7,6 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
-
 /* The limits of a run; 0 is no limit.  Times are in microseconds. */
 typedef struct RetentionLimits
 {
@@ -18,15 +16,15 @@ typedef struct RetentionLimits
 	int64		pause;
 } RetentionLimits;
 
-/* What the decision depends on. */
+/* What the decision depends on.  Times are by retention_clock(). */
 typedef struct RetentionProbe
 {
-	TimestampTz now;
-	TimestampTz started;		/* of the run */
-	TimestampTz deadline;		/* of the statement; 0: none */
+	int64		now;
+	int64		started;		/* of the run */
+	int64		deadline;		/* of the statement; 0: none */
 	int64		longest;		/* the longest transaction so far */
-	TimestampTz paced_until;	/* the rows deleted so far allow no more yet */
-	TimestampTz rested_until;	/* the pause after the last commit */
+	int64		paced_until;	/* the rows deleted so far allow no more yet */
+	int64		rested_until;	/* the pause after the last commit */
 	int64		lag_bytes;
 	char		laggard[NAMEDATALEN + 32];	/* who is behind by that */
 } RetentionProbe;
@@ -47,9 +45,9 @@ typedef struct RetentionVerdict
 
 extern RetentionVerdict retention_throttle_decide(const RetentionLimits *limits,
 												  const RetentionProbe *probe);
-extern TimestampTz retention_throttle_pace(const RetentionLimits *limits,
-										   TimestampTz paced_until,
-										   TimestampTz began, int64 rows);
+extern int64 retention_throttle_pace(const RetentionLimits *limits,
+									 int64 paced_until, int64 began,
+									 int64 rows);
 extern void retention_throttle_probe_lag(Oid reader, RetentionProbe *probe);
 
 #endif							/* RETENTION_THROTTLE_H */

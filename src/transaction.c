@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -24,6 +25,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "install.h"
 #include "lock.h"
@@ -38,6 +40,10 @@
 
 /* how long to rest when the table is locked, in microseconds */
 #define BLOCKED_INTERVAL (500 * 1000)
+
+/* how often, and in which intervals, to try for a tenant that was given up */
+#define REGAIN_ATTEMPTS 5
+#define REGAIN_INTERVAL (20 * 1000)
 
 /* a wait from this long on is announced in history, in microseconds */
 #define LONG_WAIT USECS_PER_SEC
@@ -179,7 +185,7 @@ retention_transaction_commit(RetentionRun *run, bool keep_last)
 {
 	commit_soon(run);
 	retention_transaction_unlock(run, keep_last ? 1 : 0);
-	run->longest = Max(run->longest, GetCurrentTimestamp() - run->began);
+	run->longest = Max(run->longest, retention_clock() - run->began);
 }
 
 /*
@@ -230,11 +236,11 @@ note_wait(RetentionRun *run, const char *reason)
 static void
 nap(int64 microseconds)
 {
-	TimestampTz until = GetCurrentTimestamp() + microseconds;
+	int64		until = retention_clock() + microseconds;
 
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64		now = retention_clock();
 
 		CHECK_FOR_INTERRUPTS();
 		if (now >= until)
@@ -244,6 +250,22 @@ nap(int64 microseconds)
 						 (until - now + 999) / 1000, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
+}
+
+/*
+ * Takes the lock of a tenant again that was given up while others locked the
+ * table.  They may give back the table a moment before the tenant.
+ */
+bool
+retention_transaction_lock_again(RetentionRun *run, Datum tenant)
+{
+	for (int attempts = 1; !retention_transaction_lock(run, tenant); attempts++)
+	{
+		if (attempts >= REGAIN_ATTEMPTS)
+			return false;
+		nap(REGAIN_INTERVAL);
+	}
+	return true;
 }
 
 /*
@@ -259,13 +281,15 @@ step_probe_lag(void *arg)
 
 /*
  * Waits for this reason, after a commit, and says so in history if that may
- * take long.
+ * take long.  Where transactions are timed, waits only a part of the time that
+ * one may take, and begins another.
  */
 static void
 wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long)
 {
 	RetentionRunRecord *record = &run->record;
-	TimestampTz before;
+	int64		limit = retention_compat_transaction_limit();
+	int64		before;
 
 	note_wait(run, reason);
 	if (record->waiting_for == NULL && is_long)
@@ -275,9 +299,11 @@ wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long
 		commit_soon(run);
 	}
 	retention_transaction_show(run);
-	before = GetCurrentTimestamp();
-	nap(microseconds);
-	record->waited_us += GetCurrentTimestamp() - before;
+	before = retention_clock();
+	nap(limit > 0 ? Min(microseconds, limit / 2) : microseconds);
+	record->waited_us += retention_clock() - before;
+	if (limit > 0)
+		commit_soon(run);
 }
 
 /*
@@ -301,13 +327,15 @@ static const char *
 throttle(RetentionRun *run)
 {
 	RetentionProbe *probe = &run->probe;
+	TimestampTz deadline = retention_compat_statement_deadline();
 
 	memset(probe, 0, sizeof(*probe));
-	probe->started = run->record.started;
-	probe->deadline = retention_compat_deadline();
+	probe->started = run->start;
+	if (deadline != 0)
+		probe->deadline = retention_clock() + deadline - GetCurrentTimestamp();
 	probe->longest = run->longest;
 	probe->paced_until = run->paced_until;
-	probe->rested_until = GetCurrentTimestamp() + run->limits.pause;
+	probe->rested_until = retention_clock() + run->limits.pause;
 
 	for (;;)
 	{
@@ -318,7 +346,7 @@ throttle(RetentionRun *run)
 			retention_must(step_probe_lag, run);
 			commit_soon(run);
 		}
-		probe->now = GetCurrentTimestamp();
+		probe->now = retention_clock();
 		verdict = retention_throttle_decide(&run->limits, probe);
 		if (verdict.action != RETENTION_WAIT)
 		{
@@ -332,7 +360,8 @@ throttle(RetentionRun *run)
 
 /*
  * Begins a transaction's work.  While others lock the table, it waits, holding
- * nothing, as long as the limits allow.  Returns the reason to stop, or NULL.
+ * nothing, not even the tenant (who locks the table may be waiting for that),
+ * as long as the limits allow.  Returns the reason to stop, or NULL.
  */
 const char *
 retention_transaction_begin(RetentionRun *run)
@@ -342,7 +371,13 @@ retention_transaction_begin(RetentionRun *run)
 		ErrorData  *error;
 		const char *stop;
 
-		run->began = GetCurrentTimestamp();
+		/* a session that is busy would not notice, and keep others out */
+		if (!PostmasterIsAlive())
+			ereport(FATAL,
+					(errcode(ERRCODE_ADMIN_SHUTDOWN),
+					 errmsg("terminating connection due to unexpected postmaster exit")));
+
+		run->began = retention_clock();
 		run->rows = 0;
 
 		/* rows that others change are to be gone around, not an error */
@@ -351,12 +386,13 @@ retention_transaction_begin(RetentionRun *run)
 		error = retention_try(step_open, run);
 		if (error == NULL)
 			break;
-		/* another session may hold the table and want one of ours */
+		/* another session may hold the table and want our tenant */
 		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
 			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
 			ReThrowError(error);
 		FreeErrorData(error);
 		commit_soon(run);
+		retention_transaction_unlock(run, 0);
 		wait_for(run, "a lock on the table", BLOCKED_INTERVAL, true);
 		stop = throttle(run);
 		if (stop != NULL)
@@ -373,7 +409,9 @@ retention_transaction_begin(RetentionRun *run)
 
 /*
  * Ends a transaction whose work is done: records progress, commits, rests, and
- * begins the next one.  Returns the reason to stop, or NULL.
+ * begins the next one.  Returns the reason to stop, or NULL.  The lock of the
+ * last tenant may be lost on the way although it was to be kept: then
+ * run->nheld is 0.
  */
 const char *
 retention_transaction_end(RetentionRun *run, bool keep_last)
@@ -402,5 +440,5 @@ retention_transaction_is_full(RetentionRun *run)
 {
 	return run->rows >= run->batch_size ||
 		run->nheld >= RETENTION_MOST_TENANTS ||
-		GetCurrentTimestamp() - run->began > MOST_TRANSACTION_AGE;
+		retention_clock() - run->began > MOST_TRANSACTION_AGE;
 }

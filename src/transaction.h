@@ -26,7 +26,8 @@ typedef struct RetentionRun
 	RetentionLimits limits;
 	bool		force;
 	int			batch_size;
-	TimestampTz now;			/* the clock, read once */
+	TimestampTz now;			/* the time of day, read once */
+	int64		start;			/* of the run, by retention_clock() */
 	int64		wal_before;
 
 	Oid			history;
@@ -40,9 +41,9 @@ typedef struct RetentionRun
 	LOCKTAG		held[RETENTION_MOST_TENANTS];	/* of tenants in this
 												 * transaction */
 	int			nheld;
-	TimestampTz began;			/* the transaction */
+	int64		began;			/* the transaction, by retention_clock() */
 	int64		rows;			/* deleted in it */
-	TimestampTz paced_until;
+	int64		paced_until;
 	int64		longest;		/* the longest transaction, in microseconds */
 	RetentionProbe probe;
 	List	   *tenants;		/* for whom something is due */
@@ -51,6 +52,7 @@ typedef struct RetentionRun
 extern void retention_transaction_show(RetentionRun *run);
 extern void retention_transaction_record(RetentionRun *run);
 extern bool retention_transaction_lock(RetentionRun *run, Datum tenant);
+extern bool retention_transaction_lock_again(RetentionRun *run, Datum tenant);
 extern void retention_transaction_unlock(RetentionRun *run, int keep);
 extern void retention_transaction_unlock_last(RetentionRun *run);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);

@@ -246,6 +246,20 @@ retention_unit_may_succeed(RetentionUnit *unit)
 }
 
 /*
+ * Forgets the plan, and the rows that it left, which will be met again.
+ */
+void
+retention_unit_start_over(RetentionUnit *unit)
+{
+	if (unit->plan != NULL)
+		retention_plan_end(unit->plan);
+	unit->plan = NULL;
+	unit->skipped_at_first = 0;
+	unit->record.skipped_locked = 0;
+	unit->record.skipped_protected = 0;
+}
+
+/*
  * Records in the policy what was deleted; that this fails does not make the
  * cleanup a failure.  `stopped` says that the run has stopped before the unit
  * was done.

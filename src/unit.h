@@ -33,6 +33,7 @@ typedef struct RetentionUnit
 	bool		has_batch;
 	RetentionResult result;		/* of the last batch */
 	int64		skipped_at_first;	/* locked rows that are to be tried again */
+	bool		lost;			/* left to others before it was done */
 } RetentionUnit;
 
 extern void retention_step_begin(RetentionScope *scope,
@@ -43,6 +44,7 @@ extern bool retention_unit_begin(RetentionUnit *unit);
 extern bool retention_unit_next(RetentionUnit *unit);
 extern bool retention_unit_execute(RetentionUnit *unit);
 extern bool retention_unit_may_succeed(RetentionUnit *unit);
+extern void retention_unit_start_over(RetentionUnit *unit);
 extern void retention_unit_end(RetentionUnit *unit, bool stopped);
 
 #endif							/* RETENTION_UNIT_H */

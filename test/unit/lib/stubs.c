@@ -285,8 +285,8 @@ ItemPointerEquals(ItemPointer pointer1, ItemPointer pointer2)
 	return ItemPointerCompare(pointer1, pointer2) == 0;
 }
 
-TimestampTz
-GetCurrentTimestamp(void)
+int64
+retention_clock(void)
 {
 	return unit_clock += unit_clock_step;
 }
