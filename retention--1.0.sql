@@ -287,6 +287,11 @@ BEGIN
 	WHERE p.tenant_id = get_policy.tenant;
 
 	IF NOT FOUND THEN
+		IF row_security_active('@extschema@.execution_retention_policies') THEN
+			RAISE EXCEPTION 'row-level security may hide the policy of the tenant'
+				USING ERRCODE = 'insufficient_privilege',
+					HINT = 'Ask as a role that sees the policy.';
+		END IF;
 		tenant_id := tenant;
 		retention_days := retention.setting('default_retention_days');
 		retention_days_from := 'default';
@@ -924,6 +929,7 @@ DECLARE
 	started_type regtype;
 	created_type regtype;
 	kind "char";
+	attached text;
 	leg record;
 BEGIN
 	IF executions IS NULL THEN
@@ -951,19 +957,28 @@ BEGIN
 	HAVING count(*) > 1;
 
 	SELECT c.relkind INTO kind FROM pg_class AS c WHERE c.oid = executions;
+	SELECT t.time_columns INTO attached
+	FROM retention.target AS t WHERE t.relation = executions;
 	SELECT max(type) FILTER (WHERE attname = 'tenant_id'),
 		bool_or(attnotnull) FILTER (WHERE attname = 'tenant_id'),
 		max(type) FILTER (WHERE attname = 'started_at'),
 		max(type) FILTER (WHERE attname = 'created_at')
 	INTO tenant_type, tenant_is_required, started_type, created_type
 	FROM (SELECT a.attname, a.attnotnull,
-			coalesce(nullif(t.typbasetype, 0), t.oid) AS type
-		FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-		WHERE a.attrelid = executions AND a.attnum > 0) AS columns;
+			-- what a domain, or a domain over a domain, is made of
+			(WITH RECURSIVE base (type) AS (
+				SELECT a.atttypid
+				UNION ALL
+				SELECT t.typbasetype FROM base AS b
+					JOIN pg_type AS t ON t.oid = b.type AND t.typtype = 'd')
+			SELECT b.type FROM base AS b
+				JOIN pg_type AS t ON t.oid = b.type AND t.typtype <> 'd') AS type
+		FROM pg_attribute AS a
+		WHERE a.attrelid = executions AND a.attnum > 0 AND NOT a.attisdropped) AS columns;
 
 	RETURN QUERY
 	SELECT shape.severity, 'table ' || executions, shape.finding,
-		replace(shape.advice, '%', executions::text)
+		format(shape.advice, executions)
 	FROM (VALUES
 		(kind NOT IN ('r', 'p'), 'critical',
 			'It is not a table: only tables can be cleaned.',
@@ -974,26 +989,34 @@ BEGIN
 		(EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = executions AND w.ev_type = '4' AND w.ev_enabled <> 'D'),
 			'critical', 'It has a rule on DELETE, which would change what a cleanup deletes.',
 			'Drop the rule, or use a trigger instead.'),
+		(EXISTS (SELECT FROM retention.with_partitions(executions) AS p
+				JOIN pg_class AS c ON c.oid = p WHERE c.relkind = 'f'),
+			'critical', 'It has a partition that is a foreign table.',
+			'Detach the partition.'),
+		(attached IS DISTINCT FROM concat_ws(', ', CASE WHEN started_type IS NOT NULL THEN 'started_at' END,
+				CASE WHEN created_type IS NOT NULL THEN 'created_at' END), 'critical',
+			format('Its time columns have changed since it was attached: the age of its rows came from %s.', coalesce(attached, 'nowhere')),
+			'If that is right: SELECT retention.attach(%1$L);'),
 		(tenant_type IS NULL, 'critical', 'It has no column "tenant_id".',
-			'ALTER TABLE % ADD COLUMN tenant_id uuid;'),
+			'ALTER TABLE %1$s ADD COLUMN tenant_id uuid;'),
 		(tenant_type <> 'uuid'::regtype, 'critical',
 			format('Column "tenant_id" is of type %s but must be uuid.', tenant_type),
-			'ALTER TABLE % ALTER COLUMN tenant_id TYPE uuid USING tenant_id::text::uuid;'),
+			'ALTER TABLE %1$s ALTER COLUMN tenant_id TYPE uuid USING tenant_id::text::uuid;'),
 		(NOT tenant_is_required, 'info',
 			'Column "tenant_id" may be null: rows without a tenant are never deleted.',
-			'ALTER TABLE % ALTER COLUMN tenant_id SET NOT NULL;'),
+			'ALTER TABLE %1$s ALTER COLUMN tenant_id SET NOT NULL;'),
 		(coalesce(started_type, created_type) IS NULL, 'critical',
 			'It has neither a column "started_at" nor a column "created_at".',
-			'ALTER TABLE % ADD COLUMN created_at timestamptz DEFAULT now();'),
+			'ALTER TABLE %1$s ADD COLUMN created_at timestamptz DEFAULT now();'),
 		(started_type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype), 'critical',
 			format('Column "started_at" is of type %s but must be a timestamp.', started_type),
-			'ALTER TABLE % ALTER COLUMN started_at TYPE timestamptz USING started_at::timestamptz;'),
+			'ALTER TABLE %1$s ALTER COLUMN started_at TYPE timestamptz USING started_at::timestamptz;'),
 		(created_type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype), 'critical',
 			format('Column "created_at" is of type %s but must be a timestamp.', created_type),
-			'ALTER TABLE % ALTER COLUMN created_at TYPE timestamptz USING created_at::timestamptz;'),
+			'ALTER TABLE %1$s ALTER COLUMN created_at TYPE timestamptz USING created_at::timestamptz;'),
 		(started_type IS NOT NULL AND created_type IS NULL, 'info',
 			'It has no column "created_at": rows that were never started are never deleted.',
-			'ALTER TABLE % ADD COLUMN created_at timestamptz DEFAULT now(); SELECT retention.attach(''%'');')
+			'ALTER TABLE %1$s ADD COLUMN created_at timestamptz DEFAULT now(); SELECT retention.attach(%1$L);')
 		) AS shape (applies, severity, finding, advice)
 	WHERE shape.applies;
 	IF kind NOT IN ('r', 'p') OR tenant_type IS NULL THEN
@@ -1083,6 +1106,21 @@ AS $$
 			AND h.keys @> k.conkey AND h.keys <@ k.conkey
 			AND coalesce(string_to_array(translate(pg_get_expr(i.indpred, i.indrelid), '()', ''),
 				' AND '), '{}') <@ cols.not_null)
+$$;
+
+CREATE FUNCTION retention.check_cascades()
+RETURNS TABLE (severity text, object text, finding text, advice text)
+LANGUAGE sql STABLE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'warning', format('table %s', k.conrelid::regclass),
+		format('Foreign key "%s" cascades into the table that is cleaned: rows go with those that they refer to, however young.',
+			k.conname),
+		'Let it do something else ON DELETE: rows that others refer to then stay until those are due.'
+	FROM retention.referencing(retention.executions()) AS r
+		JOIN pg_constraint AS k ON k.oid = r.constraint_id
+	WHERE r.cascades
+		AND r.relation IN (SELECT retention.with_partitions(retention.executions()))
 $$;
 
 CREATE FUNCTION retention.check_triggers()
@@ -1326,6 +1364,16 @@ DECLARE
 	role pg_roles;
 	may_run boolean;
 BEGIN
+	RETURN QUERY
+	SELECT 'warning', 'table ' || p.oid::regclass,
+		format('It is a partition of %s and belongs to role "%s", whose triggers run with the rights of whoever cleans.',
+			executions, pg_get_userbyid(p.relowner)),
+		format('ALTER TABLE %s OWNER TO %I;', p.oid::regclass, pg_get_userbyid(t.relowner))
+	FROM retention.with_partitions(executions) AS relation
+		JOIN pg_class AS p ON p.oid = relation
+		JOIN pg_class AS t ON t.oid = executions AND t.relowner <> p.relowner
+	WHERE p.relkind <> 'f' AND NOT pg_has_role(p.relowner, t.relowner, 'USAGE');
+
 	-- not by name: the caller may lack USAGE on its schema
 	SELECT c.oid INTO policies
 	FROM pg_extension AS e JOIN pg_class AS c ON c.relnamespace = e.extnamespace
@@ -1413,6 +1461,7 @@ BEGIN
 	SELECT f.* FROM (
 		SELECT * FROM retention.check_table()
 		UNION ALL SELECT * FROM retention.check_references()
+		UNION ALL SELECT * FROM retention.check_cascades()
 		UNION ALL SELECT * FROM retention.check_triggers()
 		UNION ALL SELECT * FROM retention.check_rights()
 		UNION ALL SELECT * FROM retention.check_schedule()
@@ -1490,10 +1539,10 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			THEN (SELECT max(t) FROM (VALUES (now() - o.overdue), (p.updated_at),
 				(complete.started_at)) AS known (t)
 				-- not a time that is yet to come
-				WHERE t <= now()) END AS since) AS w
+				WHERE t <= now() AND isfinite(t)) END AS since) AS w
 		CROSS JOIN LATERAL (SELECT coalesce(backlog.rises AND p.is_enabled
 			AND d.oldest_due IS NOT NULL
-			AND greatest(now() - o.overdue, p.updated_at) < backlog.since,
+			AND greatest(now() - o.overdue, least(p.updated_at, now())) < backlog.since,
 			false) AS growing) AS g
 		LEFT JOIN LATERAL (SELECT t.run_id, t.rows_skipped_protected
 			FROM retention.run_tenant AS t WHERE t.tenant_id = p.tenant_id
@@ -1992,6 +2041,8 @@ COMMENT ON FUNCTION retention.check_table() IS
 	'Part of retention.check(): the table and its indexes';
 COMMENT ON FUNCTION retention.check_references() IS
 	'Part of retention.check(): foreign keys without an index';
+COMMENT ON FUNCTION retention.check_cascades() IS
+	'Part of retention.check(): foreign keys that let rows go that are not due';
 COMMENT ON FUNCTION retention.check_triggers() IS
 	'Part of retention.check(): triggers that fire per deleted row';
 COMMENT ON FUNCTION retention.check_schedule() IS

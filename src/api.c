@@ -164,6 +164,15 @@ check_arguments(FunctionCallInfo fcinfo)
 }
 
 /*
+ * May row-level security hide policies from the current user?
+ */
+static bool
+may_be_hidden(Oid policy_relid)
+{
+	return check_enable_rls(policy_relid, InvalidOid, true) == RLS_ENABLED;
+}
+
+/*
  * Fills in what shall be done: an argument that is given, else the tenant's
  * policy, else the setting.
  */
@@ -181,14 +190,18 @@ load_request(FunctionCallInfo fcinfo, Cleanup *cleanup)
 	{
 		Oid			relid = retention_policy_relid();
 		RetentionStatement statement = retention_query_policy(relid);
+		RetentionScope scope;
 		bool		found;
 
+		retention_scope_begin(&scope, "pg_catalog, pg_temp",
+							  retention_relation_owner(relid));
 		/* as it is now: the lock of the tenant may have taken its time */
 		PushActiveSnapshot(GetTransactionSnapshot());
 		found = retention_policy_load(relid, &statement, cleanup->tenant,
 									  &policy);
 		PopActiveSnapshot();
-		if (!found && check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		retention_scope_end(&scope);
+		if (!found && may_be_hidden(relid))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("row-level security may hide the policy of the tenant"),
@@ -616,6 +629,7 @@ retention_preview(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid			policy_relid;
 	RetentionStatement statement;
+	RetentionScope scope;
 	List	   *policies;
 	Reading		reading;
 	Datum		tenant = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
@@ -632,8 +646,16 @@ retention_preview(PG_FUNCTION_ARGS)
 	open_reading(&reading);
 	policy_relid = retention_policy_relid();
 	statement = retention_query_policies(policy_relid);
+	retention_scope_begin(&scope, "pg_catalog, pg_temp",
+						  retention_relation_owner(policy_relid));
 	policies = retention_policy_list(policy_relid, &statement,
 									 PG_ARGISNULL(0) ? NULL : &tenant);
+	retention_scope_end(&scope);
+	if (policies == NIL && !PG_ARGISNULL(0) && may_be_hidden(policy_relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row-level security may hide the policy of the tenant"),
+				 errhint("Ask as a role that sees the policy.")));
 	if (policies == NIL && !PG_ARGISNULL(0))
 		policies = list_make1(&defaults);
 	begin_reading(&reading);

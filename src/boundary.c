@@ -36,17 +36,19 @@ typedef struct Walk
 
 /*
  * The clock minus so many days of 24 hours; -infinity where that is earlier
- * than any timestamp, so that nothing is due.
+ * than any timestamp, so that nothing is due, and infinity where it is later.
  */
 TimestampTz
 retention_cutoff_before(TimestampTz now, int32 days)
 {
 	TimestampTz cutoff;
 
+	if (TIMESTAMP_NOT_FINITE(now))
+		return now;
 	if (pg_mul_s64_overflow((int64) days, USECS_PER_DAY, &cutoff) ||
 		pg_sub_s64_overflow(now, cutoff, &cutoff) ||
-		cutoff < MIN_TIMESTAMP)
-		TIMESTAMP_NOBEGIN(cutoff);
+		!IS_VALID_TIMESTAMP(cutoff))
+		cutoff = days > 0 ? DT_NOBEGIN : DT_NOEND;
 	return cutoff;
 }
 

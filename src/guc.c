@@ -2,8 +2,8 @@
  * guc.c
  *	  The settings retention.*.
  *
- * Owns their names, limits and defaults.  What could widen a delete may be set
- * by superusers alone.  Must not look at tables.
+ * Owns their names, limits and defaults.  What could widen a delete, of rows or
+ * of history, may be set by superusers alone.  Must not look at tables.
  */
 #include "postgres.h"
 
@@ -106,7 +106,7 @@ retention_define_settings(void)
 							"Sets after how many days the history of a run is removed.",
 							NULL,
 							&retention_history_days,
-							90, 1, INT_MAX, PGC_USERSET, 0,
+							90, 1, INT_MAX, PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("retention.log_min_duration",
 							"Sets how long a run must have taken to be logged when it ends.",

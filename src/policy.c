@@ -38,18 +38,48 @@ typedef struct PolicyRow
 } PolicyRow;
 
 /*
+ * An integer of a policy's row.  Fails when it is not one that the table's
+ * constraints, which somebody may have dropped, let in: a NULL must not be
+ * taken for 0 days.
+ */
+static int32
+policy_value(TupleTableSlot *slot, int column, const char *name, int32 least)
+{
+	bool		isnull;
+	int32		value = DatumGetInt32(slot_getattr(slot, column, &isnull));
+
+	if (isnull || value < least)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a retention policy has no valid \"%s\"", name),
+				 errdetail("It must be at least %d.", least),
+				 errhint("Correct the policy, and put back the constraints of its table.")));
+	return value;
+}
+
+/*
  * The parts of a policy's row that every statement returns first.
+ */
+static void
+read_policy(TupleTableSlot *slot, RetentionPolicy *policy)
+{
+	bool		isnull;
+	Datum		is_enabled = slot_getattr(slot, 3, &isnull);
+
+	policy->is_enabled = !isnull && DatumGetBool(is_enabled);
+	policy->retention_days = policy_value(slot, 1, "retention_days", 1);
+	policy->min_to_keep = policy_value(slot, 2, "min_executions_to_keep", 0);
+}
+
+/*
+ * Takes the policy of a tenant.
  */
 static bool
 take_policy(TupleTableSlot *slot, void *arg)
 {
 	PolicyRow  *row = arg;
-	bool		isnull;
 
-	row->policy->retention_days = DatumGetInt32(slot_getattr(slot, 1,
-															 &isnull));
-	row->policy->min_to_keep = DatumGetInt32(slot_getattr(slot, 2, &isnull));
-	row->policy->is_enabled = DatumGetBool(slot_getattr(slot, 3, &isnull));
+	read_policy(slot, row->policy);
 	row->found = true;
 	return false;
 }
@@ -81,9 +111,7 @@ take_listed(TupleTableSlot *slot, void *arg)
 	RetentionPolicy *policy = palloc(sizeof(RetentionPolicy));
 	bool		isnull;
 
-	policy->retention_days = DatumGetInt32(slot_getattr(slot, 1, &isnull));
-	policy->min_to_keep = DatumGetInt32(slot_getattr(slot, 2, &isnull));
-	policy->is_enabled = DatumGetBool(slot_getattr(slot, 3, &isnull));
+	read_policy(slot, policy);
 	policy->tenant = datumCopy(slot_getattr(slot, 4, &isnull), false,
 							   UUID_LEN);
 	*policies = lappend(*policies, policy);
@@ -275,10 +303,11 @@ take_binding(TupleTableSlot *slot, void *arg)
 	List	  **bindings = arg;
 	RetentionBinding *binding = palloc(sizeof(RetentionBinding));
 	bool		isnull;
+	Datum		value = slot_getattr(slot, 1, &isnull);
 
-	binding->relid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
-	binding->time_columns = TextDatumGetCString(slot_getattr(slot, 2,
-															 &isnull));
+	binding->relid = isnull ? InvalidOid : DatumGetObjectId(value);
+	value = slot_getattr(slot, 2, &isnull);
+	binding->time_columns = isnull ? "" : TextDatumGetCString(value);
 	*bindings = lappend(*bindings, binding);
 	return true;
 }

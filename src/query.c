@@ -392,9 +392,10 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
 	}
 	else
 		appendStringInfoString(&text, " AND $4 IS NOT NULL");
+	/* a policy without days counts as due, so that it fails for all to see */
 	appendStringInfoString(&text, ") AS p CROSS JOIN LATERAL"
-						   " (SELECT retention.cutoff($1, p.retention_days)"
-						   " AS cutoff) AS c");
+						   " (SELECT COALESCE(retention.cutoff($1,"
+						   " p.retention_days), 'infinity') AS cutoff) AS c");
 
 	append_oldest(&statement, &text, &oldest, target, relation);
 	appendStringInfo(&text, " WHERE LEAST(%s) IS NOT NULL"

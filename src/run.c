@@ -45,11 +45,11 @@
 PG_FUNCTION_INFO_V1(retention_run);
 
 /*
- * Estimates, from a sample, how many rows the run will delete.  `passed` is
- * the policies if the current role is not the one to read them.
+ * Estimates, from a sample, how many rows the run will delete.  The policies
+ * are given if the two tables are read `apart`.
  */
 static int64
-estimate_rows(RetentionRun *run, bool as_owner, const List *passed)
+estimate_rows(RetentionRun *run, bool apart, const List *policies)
 {
 	BlockNumber blocks = retention_target_blocks(run->relid);
 	RetentionStatement statement;
@@ -59,10 +59,10 @@ estimate_rows(RetentionRun *run, bool as_owner, const List *passed)
 		blocks == 0)
 		return -1;
 	percent = Min(100.0, 100.0 * SAMPLE_BLOCKS / blocks);
-	statement = retention_query_estimate(&run->target, run->policies,
-										 as_owner);
-	return (int64) (retention_policy_sample(run->policies, &statement, passed,
-											percent, run->now, run->force) *
+	statement = retention_query_estimate(&run->target, run->policies, apart);
+	return (int64) (retention_policy_sample(run->policies, &statement,
+											policies, percent, run->now,
+											run->force) *
 					100.0 / percent);
 }
 
@@ -71,8 +71,8 @@ estimate_rows(RetentionRun *run, bool as_owner, const List *passed)
  * context.
  *
  * Planning alone evaluates functions that stand in index expressions and the
- * like: where batches run as the table's owner, so does this.  The owner need
- * not see the policies; they are read before.
+ * like: where batches run as the table's owner, so does this.  As the owner of
+ * one table need not see the other, they are then read apart.
  */
 static void
 step_find_tenants(void *arg)
@@ -80,31 +80,35 @@ step_find_tenants(void *arg)
 	RetentionRun *run = arg;
 	RetentionStatement statement;
 	RetentionScope scope;
-	RetentionScope inner;
 	MemoryContext caller;
-	bool		as_owner = retention_scope_switches(run->target.owner);
-	List	   *passed = NIL;
+	Oid			owner = retention_relation_owner(run->policies);
+	bool		apart = retention_scope_switches(owner) ||
+	retention_scope_switches(run->target.owner);
+	List	   *policies = NIL;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (as_owner)
+	if (apart)
 	{
+		retention_step_begin(&scope, "pg_catalog, pg_temp", owner);
+		PushActiveSnapshot(GetTransactionSnapshot());
 		statement = retention_query_policies(run->policies);
-		passed = retention_policy_list(run->policies, &statement, NULL);
+		policies = retention_policy_list(run->policies, &statement, NULL);
+		PopActiveSnapshot();
+		retention_scope_end(&scope);
 	}
-	retention_scope_begin(&inner, "pg_catalog, pg_temp", run->target.owner);
-	statement = retention_query_due(&run->target, run->policies, as_owner,
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", run->target.owner);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	statement = retention_query_due(&run->target, run->policies, apart,
 									retention_apply_default_policy);
 	caller = MemoryContextSwitchTo(run->context);
-	run->tenants = retention_policy_due(run->policies, &statement, passed,
+	run->tenants = retention_policy_due(run->policies, &statement, policies,
 										run->now, run->record.only_tenant,
 										run->force,
 										retention_apply_default_policy,
 										retention_default_retention_days);
 	MemoryContextSwitchTo(caller);
 	if (run->tenants != NIL)
-		run->record.estimated = estimate_rows(run, as_owner, passed);
-	retention_scope_end(&inner);
+		run->record.estimated = estimate_rows(run, apart, policies);
 	PopActiveSnapshot();
 	retention_scope_end(&scope);
 }

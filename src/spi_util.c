@@ -364,6 +364,13 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 
 	/* SPI leaves its own context behind */
 	MemoryContextSwitchTo(caller);
+	if (result == SPI_OK_REWRITTEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a rule does something instead of a statement of the extension"),
+				 errdetail("The statement was: %s",
+						   plan_source(plan)->query_string),
+				 errhint("Drop the rule.")));
 	if (result != expected)
 		elog(ERROR, "unexpected SPI result: %s",
 			 SPI_result_code_string(result));

@@ -83,6 +83,19 @@ retention_extension_oid(void)
 }
 
 /*
+ * Fails: somebody has renamed a table of the extension.
+ */
+static void
+report_missing(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("table \"%s\" of extension \"%s\" is missing", name,
+					RETENTION_EXTENSION),
+			 errhint("Give it back its name.")));
+}
+
+/*
  * The policy table.
  */
 Oid
@@ -92,8 +105,7 @@ retention_policy_relid(void)
 										  extension_schema());
 
 	if (!OidIsValid(relid))
-		elog(ERROR, "table \"%s\" of extension \"%s\" is missing",
-			 RETENTION_POLICY_TABLE, RETENTION_EXTENSION);
+		report_missing(RETENTION_POLICY_TABLE);
 	return relid;
 }
 
@@ -108,8 +120,19 @@ retention_own_relid(const char *name)
 															false));
 
 	if (!OidIsValid(relid))
-		elog(ERROR, "table \"%s.%s\" is missing", RETENTION_SCHEMA, name);
+		report_missing(name);
 	return relid;
+}
+
+/*
+ * Fails: a table has just been dropped.
+ */
+static void
+report_gone(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("table with OID %u does not exist", relid)));
 }
 
 /*
@@ -118,9 +141,12 @@ retention_own_relid(const char *name)
 Oid
 retention_relation_owner(Oid relid)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
-	Oid			owner = rel->rd_rel->relowner;
+	Relation	rel = try_table_open(relid, AccessShareLock);
+	Oid			owner;
 
+	if (rel == NULL)
+		report_gone(relid);
+	owner = rel->rd_rel->relowner;
 	table_close(rel, AccessShareLock);
 	return owner;
 }
@@ -560,9 +586,7 @@ retention_target_open(Oid relid, LOCKMODE lockmode)
 	RetentionTarget *target;
 
 	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table with OID %u does not exist", relid)));
+		report_gone(relid);
 
 	/*
 	 * The weaker locks that statements take on it, too: a lock taken anew may

@@ -16,6 +16,7 @@
 
 #include "guc.h"
 #include "query.h"
+#include "target.h"
 #include "unit.h"
 
 /*
@@ -35,7 +36,8 @@ retention_step_begin(RetentionScope *scope, const char *search_path, Oid owner)
 }
 
 /*
- * Loads the policy of a tenant as it is now, within a step.  Returns false when
+ * Loads the policy of a tenant as it is now, within a step, for a superuser as
+ * the owner of the policies, as recording in them is done.  Returns false when
  * the tenant has none.
  */
 bool
@@ -46,7 +48,8 @@ retention_step_load_policy(Oid policies, Datum tenant,
 	RetentionScope scope;
 	bool		found;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(policies));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	found = retention_policy_load(policies, &statement, tenant, policy);
 	PopActiveSnapshot();
@@ -157,7 +160,8 @@ step_record(void *arg)
 	RetentionScope scope;
 	char		patience[16];
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(unit->policies));
 	snprintf(patience, sizeof(patience), "%d", RETENTION_ROW_LOCK_PATIENCE_MS);
 	retention_pin_setting("lock_timeout", patience);
 	retention_policy_record(unit->policies, &statement,

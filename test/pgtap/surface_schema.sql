@@ -14,6 +14,7 @@ CREATE TEMP TABLE declared (name text, volatility text, is_public boolean);
 INSERT INTO declared VALUES
     ('attach(regclass)', 'v', false),
     ('"check"()', 'v', true),
+    ('check_cascades()', 's', true),
     ('check_references()', 's', true),
     ('check_rights()', 's', true),
     ('check_schedule()', 'v', true),
@@ -158,7 +159,7 @@ WHERE extname = 'retention' AND u.o IN ('retention.run_history'::regclass, 'rete
 SELECT set_has($$SELECT name, context, vartype, boot_val, min_val, max_val, unit FROM pg_settings WHERE name LIKE 'retention.%'$$,
     $$VALUES ('retention.apply_default_policy', 'superuser', 'bool', 'off', NULL, NULL, NULL),
         ('retention.enabled', 'superuser', 'bool', 'on', NULL, NULL, NULL),
-        ('retention.history_days', 'user', 'integer', '90', '1', '2147483647', NULL),
+        ('retention.history_days', 'superuser', 'integer', '90', '1', '2147483647', NULL),
         ('retention.log_min_duration', 'user', 'integer', '0', '-1', '2147483647', 'ms'),
         ('retention.max_replication_lag', 'user', 'integer', '0', '0', '2147483647', 'kB'),
         ('retention.max_rows_per_second', 'user', 'integer', '0', '0', '2147483647', NULL),

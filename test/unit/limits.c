@@ -55,6 +55,13 @@ test_cutoff(void)
 	unit_ok(retention_cutoff_before(MIN_TIMESTAMP + USECS_PER_DAY, 1) == MIN_TIMESTAMP,
 			"cutoff: just the first instant");
 
+	unit_ok(retention_cutoff_before(DT_NOEND, 1) == DT_NOEND &&
+			retention_cutoff_before(DT_NOBEGIN, -1) == DT_NOBEGIN,
+			"cutoff: before infinity is infinity");
+	unit_ok(retention_cutoff_before(now, PG_INT32_MIN) == DT_NOEND &&
+			retention_cutoff_before(END_TIMESTAMP - 1, -1) == DT_NOEND,
+			"cutoff: after the last instant");
+
 	for (int i = 0; i < 200000; i++)
 	{
 		TimestampTz at = random_time();

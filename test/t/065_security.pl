@@ -1,4 +1,4 @@
-# 060_security.pl - what is hostile: code of the table's owner in every place where it may
+# 065_security.pl - what is hostile: code of the table's owner in every place where it may
 # stand, when a superuser runs the job; names that shadow those of the server; objects that
 # wait for CREATE EXTENSION; text that wants to be SQL.
 
