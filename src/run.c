@@ -209,12 +209,13 @@ carry_out(RetentionRun *run)
 	MemoryContextSwitchTo(run->scratch);
 	settle_status(record, stop);
 	retention_transaction_record(run);
-	retention_transaction_commit(run, false);
+	/* this one: a transaction that writes nothing waits for no disk */
+	retention_transaction_flush(run);
 
 	retention_history_prune(run->history, run->writer,
 							retention_cutoff_before(run->now,
 													retention_history_days));
-	retention_transaction_flush(run);
+	retention_transaction_commit(run, false);
 	MemoryContextSwitchTo(run->context);
 }
 
