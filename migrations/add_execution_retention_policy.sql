@@ -63,6 +63,8 @@ BEGIN
 	caller_row_security := pg_catalog.current_setting('row_security');
 	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 	PERFORM set_config('row_security', 'off', true);
+	-- one at a time: the second one finds what the first has done
+	PERFORM pg_advisory_xact_lock(hashtext('retention_migration'));
 
 	keep_old_table := coalesce(nullif(
 		current_setting('retention_migration.keep_old_table', true), ''), 'off');

@@ -260,6 +260,27 @@ sub handwritten
 	$_->quit foreach $holder, $worker, $service;
 }
 
+# ---- Two at the same time, as when two instances of a service start.
+{
+	new_database($node, 'twice');
+	$node->safe_psql('twice', application(22, 3000) . handwritten());
+	my $first = $node->background_psql('twice');
+	my $second = $node->background_psql('twice', on_error_stop => 0);
+	my $script = script('add') =~ s{\A/\*.*?\*/\s*}{}sr;
+
+	$first->query_safe("SET client_min_messages = error; BEGIN; $script");
+	$second->query_until(qr/starting/, "\\echo starting\n$script\n");
+	wait_for($node, 'twice', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+		'twice at once: the second waits');
+	$first->query_safe('COMMIT');
+	$second->query('SELECT 1');
+	like($second->{stderr}, qr/is installed already/, 'twice at once: and finds that it is done');
+	unlike($second->{stderr}, qr/ERROR/, 'twice at once: without an error');
+	$second->{stderr} = '';
+	$_->quit foreach $first, $second;
+	is($node->safe_psql('twice', 'SELECT count(*) FROM retention.list_policies()'), '20', 'twice at once: 20 policies');
+}
+
 # ---- Schemas, and whose names count.
 {
 	new_database($node, 'schemas');
