@@ -98,7 +98,7 @@ tenant_fails($t1, 'ALTER TABLE execution_retention_policies DISABLE ROW LEVEL SE
 tenant_fails($t1, 'SET row_security = off; SELECT * FROM execution_retention_policies', '42501', 'row_security = off is an error');
 tenant_fails($t1, 'CREATE POLICY more ON execution_retention_policies USING (true)', '42501', 'no further policy');
 tenant_fails($t1, 'CREATE TRIGGER t BEFORE UPDATE ON execution_retention_policies FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger()', '42501', 'no trigger');
-tenant_fails($t1, 'SELECT retention.retention_days FROM retention.status AS retention', '42501', 'nor what is due of others');
+tenant_fails($t1, "SELECT * FROM retention.$_", '42501', "nor what is due of others: $_") foreach 'status', 'metrics', 'history';
 
 # fewer days, a smaller minimum, what is the cleaner's to write
 tenant_fails($t1, 'UPDATE execution_retention_policies SET retention_days = 6', '42501', 'fewer days than the limit');
