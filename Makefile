@@ -5,6 +5,10 @@
 #   make pgtap                the pgTAP files, against a running server
 #   make test                 all of these on a throw-away server, nothing installed
 #   make test-unit            the parts that need no server, with sanitizers
+#   make test-valgrind        the tests, with valgrind watching the servers; nightly:
+#                             make test-valgrind DEBUG_SERVER=1
+#   make test-assertions      the tests, on a server with assertions (nightly)
+#   make reliability          all of these, and the page test/RELIABILITY.md
 #   make coverage             the tests, and which lines of src they run
 #   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
 #   make test-stress          everything at once (RETENTION_STRESS_SECONDS=120)
@@ -79,6 +83,15 @@ test:
 test-unit:
 	scripts/test unit
 
+test-valgrind:
+	DEBUG_SERVER=$(DEBUG_SERVER) scripts/valgrind
+
+test-assertions:
+	PG_CONFIG=$$(scripts/debug-server) scripts/test
+
+reliability:
+	scripts/reliability
+
 coverage:
 	COVERAGE=1 scripts/test
 
@@ -112,4 +125,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-upgrade test-unit test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-upgrade test-unit test-valgrind test-assertions reliability test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent
