@@ -52,7 +52,7 @@ my %kinds = (
 	'attach()' => q{PERFORM retention.attach('executions');},
 	'lock_tenant()' => "PERFORM retention.lock_tenant('$works');");
 
-my $contexts = 'SELECT sum(total_bytes) FROM pg_backend_memory_contexts';
+my $contexts = 'SELECT sum(used_bytes) FROM pg_backend_memory_contexts';
 my ($most_contexts, $most_pages, $all) = (0, 0, 0);
 
 # Anonymous pages of a process, in kB.
