@@ -87,12 +87,12 @@ foreach my $kind (sort { ($a =~ /^run/) <=> ($b =~ /^run/) || $a cmp $b } keys %
 		$loop->($calls);
 		@after = ($session->query_safe($contexts), pages_of($pid));
 		@more = map { $after[$_] - $before[$_] } 0, 1;
-		last if $more[0] <= 16384 && $more[1] <= 128;
+		last if $more[0] <= 4096 && $more[1] <= 128;
 	}
 	my $caught = $session->query_safe(q{SELECT current_setting('leaks.caught')});
 
 	note("$kind: contexts $before[0], then $more[0] more bytes; pages $before[1] kB, then $more[1] kB more; $caught errors caught");
-	cmp_ok($more[0], '<=', 16384, "$kind: $calls calls more leave the contexts as they were")
+	cmp_ok($more[0], '<=', 4096, "$kind: $calls calls more leave the contexts as they were")
 	  or diag($session->query_safe('SELECT name, ident, total_bytes FROM pg_backend_memory_contexts ORDER BY 3 DESC LIMIT 10'));
 	cmp_ok($more[1], '<=', 128, "$kind: and the process");
 	is($caught, $kind =~ /error|wrong|foreign/ ? $calls : 0, "$kind: as many errors as there should be");
