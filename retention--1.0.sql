@@ -112,9 +112,8 @@ CREATE TABLE retention.run_tenant
 	sqlstate text,
 	message text,
 	finished_at timestamptz NOT NULL,
-	CONSTRAINT run_tenant_pkey PRIMARY KEY (run_id, tenant_id),
-	CONSTRAINT run_tenant_run_id_fkey FOREIGN KEY (run_id)
-		REFERENCES retention.run_history ON DELETE CASCADE
+	-- no foreign key: it would be checked for each of a run's tenants
+	CONSTRAINT run_tenant_pkey PRIMARY KEY (run_id, tenant_id)
 );
 
 CREATE INDEX run_tenant_tenant_id_run_id_idx
@@ -191,6 +190,25 @@ CREATE FUNCTION retention.cutoff(at timestamptz, days integer)
 RETURNS timestamptz
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'retention_cutoff';
+
+-- what a statement of a run asks about each row; false for everybody else
+CREATE FUNCTION retention.is_due(
+	tenant uuid,
+	started timestamptz,
+	created timestamptz,
+	place tid)
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'retention_is_due';
+
+CREATE FUNCTION retention.is_due(
+	tenant uuid,
+	started timestamp,
+	created timestamp,
+	place tid)
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'retention_is_due';
 
 CREATE FUNCTION retention.oldest_due(
 	tenant uuid,
@@ -1813,7 +1831,9 @@ CREATE VIEW retention.scheduled_jobs WITH (security_invoker = true) AS
 -- trigger
 
 CREATE TRIGGER trigger_update_execution_retention_policies_updated_at
-	BEFORE UPDATE ON @extschema@.execution_retention_policies
+	BEFORE UPDATE OF tenant_id, retention_days, is_enabled,
+		min_executions_to_keep, updated_by
+	ON @extschema@.execution_retention_policies
 	FOR EACH ROW
 	WHEN (OLD.tenant_id IS DISTINCT FROM NEW.tenant_id
 		OR OLD.retention_days IS DISTINCT FROM NEW.retention_days
@@ -1933,7 +1953,7 @@ COMMENT ON COLUMN retention.run_tenant.tenant_id IS
 COMMENT ON COLUMN retention.run_tenant.rows_deleted IS
 	'Rows deleted';
 COMMENT ON COLUMN retention.run_tenant.batches IS
-	'Batches carried out';
+	'Batches that deleted rows of the tenant; one may have rows of several tenants';
 COMMENT ON COLUMN retention.run_tenant.rows_skipped_locked IS
 	'Rows left because others held them';
 COMMENT ON COLUMN retention.run_tenant.rows_skipped_protected IS
@@ -1977,6 +1997,10 @@ COMMENT ON PROCEDURE retention.run(uuid, boolean, interval, integer, text, inter
 	'Cleans all tenants whose policy is enabled, or one, batch by batch with a commit after each; force: disabled policies too. NULL means the setting of the same name. Cannot be called in a transaction block or a function.';
 COMMENT ON FUNCTION retention.preview(uuid) IS
 	'What a run would delete now, for each policy or one tenant; changes nothing';
+COMMENT ON FUNCTION retention.is_due(uuid, timestamptz, timestamptz, tid) IS
+	'Used by runs: whether the run at work deletes this row; false for everybody else';
+COMMENT ON FUNCTION retention.is_due(uuid, timestamp, timestamp, tid) IS
+	'Used by runs: whether the run at work deletes this row; false for everybody else';
 COMMENT ON FUNCTION retention.cutoff(timestamptz, integer) IS
 	'The time so many days of 24 hours before; -infinity where the calendar ends';
 COMMENT ON FUNCTION retention.oldest_due(uuid, integer, integer) IS

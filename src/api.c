@@ -182,7 +182,7 @@ load_request(FunctionCallInfo fcinfo, Cleanup *cleanup)
 	RetentionPolicy policy = {
 		retention_default_retention_days,
 		retention_default_min_executions_to_keep,
-		true, (Datum) 0
+		true, (Datum) 0, false
 	};
 
 	cleanup->tenant = PG_GETARG_DATUM(0);
@@ -636,7 +636,7 @@ retention_preview(PG_FUNCTION_ARGS)
 	RetentionPolicy defaults = {
 		retention_default_retention_days,
 		retention_default_min_executions_to_keep,
-		retention_apply_default_policy, tenant
+		retention_apply_default_policy, tenant, false
 	};
 	MemoryContext tenant_context;
 	MemoryContext caller_context;

@@ -13,7 +13,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/snapmgr.h"
@@ -112,20 +111,6 @@ take_locked(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * Waits for locks no longer than this, nor than the caller wants to.
- */
-static void
-pin_lock_timeout(int patience_ms)
-{
-	char		value[16];
-
-	if (LockTimeout > 0 && LockTimeout < patience_ms)
-		return;
-	snprintf(value, sizeof(value), "%d", patience_ms);
-	retention_pin_setting("lock_timeout", value);
-}
-
-/*
  * Runs LOCK or DELETE_TIDS for the places of a step, all of one leg and one
  * table.
  */
@@ -166,7 +151,7 @@ delete_range(void *arg)
 	bool		returning = work->target->may_keep || work->batch->is_retry;
 	Datum		values[3];
 
-	pin_lock_timeout(work->patience_ms);
+	retention_pin_lock_timeout(work->patience_ms);
 	values[0] = work->tenant;
 	values[1] = TimestampTzGetDatum(work->batch->from);
 	values[2] = TimestampTzGetDatum(work->batch->to);
@@ -205,7 +190,7 @@ delete_places(void *arg)
 {
 	Work	   *work = arg;
 
-	pin_lock_timeout(work->patience_ms);
+	retention_pin_lock_timeout(work->patience_ms);
 	execute_places(work, RETENTION_QUERY_DELETE_TIDS, SPI_OK_DELETE_RETURNING,
 				   take_deleted, &work->step);
 	work->step.kept = Max(0, work->nplaces - work->step.deleted);
@@ -221,7 +206,7 @@ delete_unlocked_places(void *arg)
 	Locked		locked = {0};
 	int			asked = work->nplaces;
 
-	pin_lock_timeout(work->patience_ms);
+	retention_pin_lock_timeout(work->patience_ms);
 	locked.places = palloc(asked * sizeof(RetentionPlace));
 	locked.leg = work->places[0].leg;
 	execute_places(work, RETENTION_QUERY_LOCK, SPI_OK_SELECT, take_locked,

@@ -15,6 +15,7 @@
 
 #include "boundary.h"
 #include "query.h"
+#include "scan.h"
 #include "spi_util.h"
 
 /* The walk back over the newest rows. */
@@ -152,14 +153,58 @@ query_walk(const RetentionTarget *target, int leg, Datum tenant, int64 count,
 }
 
 /*
- * Finds the boundary for a tenant.  Walks back over the newest rows of both legs at
- * once, the second one held in memory; never reads more than the minimum plus
- * one row of each.  The caller is connected to SPI, inside a scope, holds a
- * lock on the table, and has set the snapshot to look under.
+ * Walks back over the newest rows of both legs at once, the second one held in
+ * memory; never reads more than the minimum plus one row of each.
+ */
+static void
+walk_by_query(const RetentionTarget *target, Datum tenant, Walk *walk)
+{
+	if (target->nlegs > 1)
+	{
+		walk->allocated = 64;
+		walk->others = palloc(walk->allocated * sizeof(TimestampTz));
+		query_walk(target, 1, tenant, walk->minimum + 1, take_other, walk);
+	}
+	query_walk(target, 0, tenant, walk->minimum + 1, take_walked, walk);
+	while (!walk->found && walk->next_other < walk->nothers)
+		(void) walk_over(walk, walk->others[walk->next_other++], 1);
+	if (walk->others != NULL)
+		pfree(walk->others);
+}
+
+/*
+ * Does the same by reading the indexes.
+ */
+static void
+walk_by_scans(const RetentionTarget *target, RetentionScans *scans,
+			  Datum tenant, Walk *walk)
+{
+	TimestampTz times[RETENTION_MAX_LEGS];
+	bool		have[RETENTION_MAX_LEGS] = {false};
+	int			leg;
+
+	for (leg = 0; leg < target->nlegs; leg++)
+	{
+		retention_scan_newest(scans, leg, tenant);
+		have[leg] = retention_scan_next(scans, leg, &times[leg]);
+	}
+	while (have[0] || have[1])
+	{
+		leg = have[1] && (!have[0] || times[1] > times[0]) ? 1 : 0;
+		if (!walk_over(walk, times[leg], leg))
+			return;
+		have[leg] = retention_scan_next(scans, leg, &times[leg]);
+	}
+}
+
+/*
+ * Finds the boundary for a tenant, through `scans` of the table or, without
+ * them, by statements.  The caller is connected to SPI, inside a scope, holds
+ * a lock on the table, and has set the snapshot to look under.
  */
 RetentionBoundary
-retention_boundary_find(const RetentionTarget *target, Datum tenant,
-						TimestampTz cutoff, int64 minimum)
+retention_boundary_look(const RetentionTarget *target, RetentionScans *scans,
+						Datum tenant, TimestampTz cutoff, int64 minimum)
 {
 	RetentionBoundary boundary = {0};
 	Walk		walk = {0};
@@ -170,17 +215,10 @@ retention_boundary_find(const RetentionTarget *target, Datum tenant,
 
 	walk.minimum = minimum;
 	walk.cutoff = cutoff;
-	if (target->nlegs > 1)
-	{
-		walk.allocated = 64;
-		walk.others = palloc(walk.allocated * sizeof(TimestampTz));
-		query_walk(target, 1, tenant, minimum + 1, take_other, &walk);
-	}
-	query_walk(target, 0, tenant, minimum + 1, take_walked, &walk);
-	while (!walk.found && walk.next_other < walk.nothers)
-		(void) walk_over(&walk, walk.others[walk.next_other++], 1);
-	if (walk.others != NULL)
-		pfree(walk.others);
+	if (scans != NULL)
+		walk_by_scans(target, scans, tenant, &walk);
+	else
+		walk_by_query(target, tenant, &walk);
 
 	if (!walk.found)
 	{
@@ -200,6 +238,24 @@ retention_boundary_find(const RetentionTarget *target, Datum tenant,
 		else
 			boundary.limit = retention_instant_after(walk.boundary);
 	}
+	return boundary;
+}
+
+/*
+ * Finds the boundary for a tenant, as retention_boundary_look() does.
+ */
+RetentionBoundary
+retention_boundary_find(const RetentionTarget *target, Datum tenant,
+						TimestampTz cutoff, int64 minimum)
+{
+	RetentionScans *scans = NULL;
+	RetentionBoundary boundary;
+
+	if (minimum > 0)
+		scans = retention_scans_open(target);
+	boundary = retention_boundary_look(target, scans, tenant, cutoff, minimum);
+	if (scans != NULL)
+		retention_scans_close(scans);
 	return boundary;
 }
 

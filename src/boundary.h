@@ -7,6 +7,8 @@
 
 #include "retention.h"
 
+#include "scan.h"
+
 /* Which rows the minimum leaves to be deleted. */
 typedef struct RetentionBoundary
 {
@@ -19,6 +21,11 @@ typedef struct RetentionBoundary
 extern TimestampTz retention_cutoff_before(TimestampTz now, int32 days);
 extern TimestampTz retention_instant_after(TimestampTz time);
 extern RetentionBoundary retention_boundary_find(const RetentionTarget *target,
+												 Datum tenant,
+												 TimestampTz cutoff,
+												 int64 minimum);
+extern RetentionBoundary retention_boundary_look(const RetentionTarget *target,
+												 RetentionScans *scans,
 												 Datum tenant,
 												 TimestampTz cutoff,
 												 int64 minimum);

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "nodes/pathnodes.h"
@@ -113,6 +114,22 @@ retention_compat_prior_setting(const char *name)
 										   record->stack->prior.val.enumval);
 #endif
 	return NULL;
+}
+
+/*
+ * Begins to read an index.
+ */
+static inline IndexScanDesc
+retention_compat_index_beginscan(Relation heap, Relation index,
+								 Snapshot snapshot, int nkeys)
+{
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0, 0);
+#elif PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
 }
 
 /*

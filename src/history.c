@@ -26,6 +26,7 @@ enum
 	HISTORY_START,
 	HISTORY_UPDATE,
 	HISTORY_TENANT,
+	HISTORY_TENANTS,
 	HISTORY_INTERRUPT,
 	HISTORY_PRUNE
 };
@@ -66,6 +67,19 @@ static const RetentionStatement tenant_statement = {
 	TEXTOID, TIMESTAMPTZOID}
 };
 
+static const RetentionStatement tenants_statement = {
+	.text = "INSERT INTO retention.run_tenant AS t (run_id, tenant_id, rows_deleted,"
+	" batches, finished_at) SELECT $1, d.tenant, d.deleted, d.batches, $2"
+	" FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	" pg_catalog.unnest($5)) AS d (tenant, deleted, batches)"
+	" ON CONFLICT (run_id, tenant_id) DO UPDATE SET"
+	" rows_deleted = EXCLUDED.rows_deleted, batches = EXCLUDED.batches,"
+	" finished_at = EXCLUDED.finished_at",
+	.nargs = 5,
+	.argtypes = {INT8OID, TIMESTAMPTZOID, UUIDARRAYOID, INT8ARRAYOID,
+	INT8ARRAYOID}
+};
+
 static const RetentionStatement interrupt_statement = {
 	.text = "UPDATE retention.run_history SET status = 'interrupted',"
 	" finished_at = GREATEST(started_at, $1), waiting_for = NULL, current_tenant = NULL"
@@ -78,7 +92,9 @@ static const RetentionStatement interrupt_statement = {
 /* The totals of what goes are kept, in the same statement. */
 static const RetentionStatement prune_statement = {
 	.text = "WITH gone AS (DELETE FROM retention.run_history"
-	" WHERE started_at OPERATOR(pg_catalog.<) $1 RETURNING *)"
+	" WHERE started_at OPERATOR(pg_catalog.<) $1 RETURNING *),"
+	" details AS (DELETE FROM retention.run_tenant AS t USING gone"
+	" WHERE t.run_id OPERATOR(pg_catalog.=) gone.id)"
 	" INSERT INTO retention.run_pruned AS p SELECT g.status, pg_catalog.count(*),"
 	" pg_catalog.max(g.finished_at) FILTER (WHERE g.only_tenant IS NULL),"
 	" pg_catalog.sum(g.tenants_failed), pg_catalog.sum(g.batches),"
@@ -265,6 +281,26 @@ retention_history_tenant(Oid history, Oid writer, int64 run_id,
 	values[8] = TimestampTzGetDatum(GetCurrentTimestamp());
 	write_history(history, writer, HISTORY_TENANT, &tenant_statement,
 				  SPI_OK_INSERT, values, nulls, NULL, NULL);
+}
+
+/*
+ * Records how many rows a run deleted of each of these tenants, in how many
+ * batches; may be called again as it goes on.
+ */
+void
+retention_history_tenants(Oid history, Oid writer, int64 run_id,
+						  Datum *tenants, Datum *deleted, Datum *batches,
+						  int count)
+{
+	Datum		values[5];
+
+	values[0] = Int64GetDatum(run_id);
+	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[2] = retention_make_array(tenants, count, UUIDOID);
+	values[3] = retention_make_array(deleted, count, INT8OID);
+	values[4] = retention_make_array(batches, count, INT8OID);
+	write_history(history, writer, HISTORY_TENANTS, &tenants_statement,
+				  SPI_OK_INSERT, values, NULL, NULL, NULL);
 }
 
 /*

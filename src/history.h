@@ -53,6 +53,9 @@ extern void retention_history_update(Oid history, Oid writer,
 									 const RetentionRunRecord *run);
 extern void retention_history_tenant(Oid history, Oid writer, int64 run_id,
 									 const RetentionTenantRecord *tenant);
+extern void retention_history_tenants(Oid history, Oid writer, int64 run_id,
+									  Datum *tenants, Datum *deleted,
+									  Datum *batches, int count);
 extern int64 retention_history_interrupt(Oid history, Oid writer);
 extern void retention_history_prune(Oid history, Oid writer,
 									TimestampTz before);

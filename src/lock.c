@@ -4,7 +4,8 @@
  *
  * Owns a tag in the space of advisory locks that SQL cannot reach: nobody
  * takes such a lock by accident, and pg_locks shows it as an advisory one with
- * objsubid 7265 (a tenant) or 7266 (a run).  Must not look at rows.
+ * objsubid 7265 (a tenant), 7266 (a run) or 7267 (a part of
+ * the table).  Must not look at rows.
  */
 #include "postgres.h"
 
@@ -19,6 +20,7 @@
 /* the fourth field of the tags: what the lock is for */
 #define TENANT_LOCK 7265
 #define RUN_LOCK 7266
+#define SEGMENT_LOCK 7267
 
 /*
  * The tag of a tenant of a relation.  Two tenants may share a tag (it holds a
@@ -78,6 +80,33 @@ void
 retention_unlock_tenant(const LOCKTAG *tag)
 {
 	(void) LockRelease(tag, ExclusiveLock, true);
+}
+
+/*
+ * Keeps other runs from walking over this part of a relation, until
+ * retention_unlock_segment() or the end of the session.  Returns false, without
+ * waiting, when one does.
+ */
+bool
+retention_try_lock_segment(Oid relid, uint32 segment)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, segment, SEGMENT_LOCK);
+	return LockAcquire(&tag, ExclusiveLock, true, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Gives back a lock of retention_try_lock_segment().
+ */
+void
+retention_unlock_segment(Oid relid, uint32 segment)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, segment, SEGMENT_LOCK);
+	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
 /*

@@ -16,6 +16,8 @@ extern bool retention_try_lock_tenant(Oid relid, Datum tenant,
 									  Oid tenant_type, Oid tenant_collation,
 									  LOCKTAG *tag);
 extern void retention_unlock_tenant(const LOCKTAG *tag);
+extern bool retention_try_lock_segment(Oid relid, uint32 segment);
+extern void retention_unlock_segment(Oid relid, uint32 segment);
 extern void retention_lock_run(int64 run_id);
 extern void retention_unlock_run(int64 run_id);
 extern bool retention_run_lock_is_held(int64 run_id);

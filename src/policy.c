@@ -9,7 +9,6 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/timestamp.h"
@@ -20,8 +19,10 @@
 enum
 {
 	POLICY_LOAD,
+	POLICY_LOAD_MANY,
 	POLICY_LIST,
 	POLICY_RECORD,
+	POLICY_RECORD_MANY,
 	POLICY_DUE,
 	POLICY_DUE_ALL,
 	POLICY_OLDEST,
@@ -102,6 +103,42 @@ retention_policy_load(Oid policy_relid, const RetentionStatement *statement,
 }
 
 /*
+ * Takes the policy of a tenant, whose number comes with it.
+ */
+static bool
+take_numbered(TupleTableSlot *slot, void *arg)
+{
+	RetentionPolicy *policies = arg;
+	bool		isnull;
+	PolicyRow	row;
+
+	row.policy = &policies[DatumGetInt64(slot_getattr(slot, 4, &isnull)) - 1];
+	(void) take_policy(slot, &row);
+	row.policy->is_found = true;
+	return true;
+}
+
+/*
+ * Loads the policies of these tenants, enabled or not, with the statement that
+ * reads them.  Those of tenants without one are left as they are.
+ */
+void
+retention_policy_load_many(Oid policy_relid,
+						   const RetentionStatement *statement,
+						   const Datum *tenants, int count,
+						   RetentionPolicy *policies)
+{
+	Datum		value = retention_make_array((Datum *) tenants, count, UUIDOID);
+
+	for (int i = 0; i < count; i++)
+		policies[i].is_found = false;
+	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_LOAD_MANY,
+											 statement),
+						  SPI_OK_SELECT, &value, NULL, true, take_numbered,
+						  policies);
+}
+
+/*
  * Takes a policy into a list.
  */
 static bool
@@ -156,17 +193,37 @@ retention_policy_record(Oid policy_relid, const RetentionStatement *statement,
 }
 
 /*
+ * Does so for many tenants, all of whom have a policy or are left out.
+ */
+void
+retention_policy_record_many(Oid policy_relid,
+							 const RetentionStatement *statement,
+							 Datum *tenants, Datum *deleted, int count,
+							 TimestampTz at)
+{
+	Datum		values[3];
+
+	values[0] = retention_make_array(tenants, count, UUIDOID);
+	values[1] = TimestampTzGetDatum(at);
+	values[2] = retention_make_array(deleted, count, INT8OID);
+	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_RECORD_MANY,
+											 statement),
+						  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
+}
+
+/*
  * Takes a tenant into a list.
  */
 static bool
 take_tenant(TupleTableSlot *slot, void *arg)
 {
 	List	  **tenants = arg;
+	RetentionDue *due = palloc(sizeof(RetentionDue));
 	bool		isnull;
-	Datum		tenant = datumCopy(slot_getattr(slot, 1, &isnull), false,
-								   UUID_LEN);
 
-	*tenants = lappend(*tenants, DatumGetPointer(tenant));
+	due->tenant = datumCopy(slot_getattr(slot, 1, &isnull), false, UUID_LEN);
+	due->oldest = DatumGetTimestampTz(slot_getattr(slot, 2, &isnull));
+	*tenants = lappend(*tenants, due);
 	return true;
 }
 
@@ -191,23 +248,15 @@ pass_policies(const List *policies, Datum *values)
 		enabled[i] = BoolGetDatum(policy->is_enabled);
 		minimums[i] = Int32GetDatum(policy->min_to_keep);
 	}
-	values[0] = PointerGetDatum(construct_array(tenants, count, UUIDOID,
-												UUID_LEN, false,
-												TYPALIGN_CHAR));
-	values[1] = PointerGetDatum(construct_array(days, count, INT4OID,
-												sizeof(int32), true,
-												TYPALIGN_INT));
-	values[2] = PointerGetDatum(construct_array(enabled, count, BOOLOID,
-												sizeof(bool), true,
-												TYPALIGN_CHAR));
-	values[3] = PointerGetDatum(construct_array(minimums, count, INT4OID,
-												sizeof(int32), true,
-												TYPALIGN_INT));
+	values[0] = retention_make_array(tenants, count, UUIDOID);
+	values[1] = retention_make_array(days, count, INT4OID);
+	values[2] = retention_make_array(enabled, count, BOOLOID);
+	values[3] = retention_make_array(minimums, count, INT4OID);
 }
 
 /*
- * Lists the tenants for whom something is due, with the statement that finds
- * them, in the current memory context.  See retention_query_due(); `passed`
+ * Lists the tenants (RetentionDue) for whom something is due, with the
+ * statement that finds them, in the current memory context.  See retention_query_due(); `passed`
  * is the policies if the statement takes them as arguments.
  */
 List *

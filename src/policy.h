@@ -18,7 +18,15 @@ typedef struct RetentionPolicy
 	int32		min_to_keep;
 	bool		is_enabled;
 	Datum		tenant;			/* set by retention_policy_list() alone */
+	bool		is_found;		/* by retention_policy_load_many() alone */
 } RetentionPolicy;
+
+/* A tenant for whom something is due, and the time of its oldest row. */
+typedef struct RetentionDue
+{
+	Datum		tenant;
+	TimestampTz oldest;
+} RetentionDue;
 
 /* A table to clean, and the columns that the age of its rows comes from. */
 typedef struct RetentionBinding
@@ -30,6 +38,10 @@ typedef struct RetentionBinding
 extern bool retention_policy_load(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  Datum tenant, RetentionPolicy *policy);
+extern void retention_policy_load_many(Oid policy_relid,
+									   const RetentionStatement *statement,
+									   const Datum *tenants, int count,
+									   RetentionPolicy *policies);
 extern List *retention_policy_list(Oid policy_relid,
 								   const RetentionStatement *statement,
 								   const Datum *tenant);
@@ -37,6 +49,10 @@ extern void retention_policy_record(Oid policy_relid,
 									const RetentionStatement *statement,
 									Datum tenant, TimestampTz at,
 									int64 deleted);
+extern void retention_policy_record_many(Oid policy_relid,
+										 const RetentionStatement *statement,
+										 Datum *tenants, Datum *deleted,
+										 int count, TimestampTz at);
 extern List *retention_policy_due(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  const List *passed, TimestampTz now,

@@ -146,6 +146,10 @@ build_statement(const RetentionTarget *target, RetentionQuery query, int legno)
 				appendStringInfo(&text, " AND %s IS NULL",
 								 quote_identifier(leg->null_column));
 			break;
+		case RETENTION_QUERY_DELETE_TENANTS:
+		case RETENTION_QUERY_DELETE_BLOCKS:
+		case RETENTION_QUERY_FIND_BLOCKS:
+			pg_unreachable();
 	}
 	if (query == RETENTION_QUERY_LOCK || query == RETENTION_QUERY_DELETE_TIDS)
 	{
@@ -171,6 +175,72 @@ retention_query_plan(const RetentionTarget *target, RetentionQuery query,
 
 	return retention_spi_plan(target->relid,
 							  query * RETENTION_MAX_LEGS + leg, &statement);
+}
+
+/*
+ * The kept plan of the statement that deletes the rows of a leg of the tenants
+ * $1 before the time that $2 has for each, and returns the number of the
+ * tenant in $1 for each.
+ */
+SPIPlanPtr
+retention_query_delete_tenants(const RetentionTarget *target, int legno)
+{
+	const RetentionLeg *leg = &target->legs[legno];
+	const char *column = quote_identifier(leg->column);
+	RetentionStatement statement = {0};
+	StringInfoData text;
+
+	initStringInfo(&text);
+	add_argument(&statement, UUIDARRAYOID);
+	add_argument(&statement, leg->type == TIMESTAMPTZOID ?
+				 TIMESTAMPTZARRAYOID : TIMESTAMPARRAYOID);
+	appendStringInfo(&text, "DELETE FROM %s AS e USING ROWS FROM"
+					 " (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+					 " WITH ORDINALITY AS d (tenant, before, n)"
+					 " WHERE e.%s OPERATOR(pg_catalog.=) d.tenant"
+					 " AND e.%s OPERATOR(pg_catalog.>=) '-infinity'"
+					 " AND e.%s OPERATOR(pg_catalog.<) d.before",
+					 quote_qualified_identifier(target->nspname,
+												target->relname),
+					 quote_identifier(target->tenant_column), column, column);
+	if (leg->null_column != NULL)
+		appendStringInfo(&text, " AND e.%s IS NULL",
+						 quote_identifier(leg->null_column));
+	appendStringInfoString(&text, " RETURNING d.n");
+	statement.text = text.data;
+
+	statement.indexes[statement.nindexes++] = leg->index;
+	return retention_spi_plan(target->relid,
+							  RETENTION_QUERY_DELETE_TENANTS *
+							  RETENTION_MAX_LEGS + legno, &statement);
+}
+
+/*
+ * The kept plan of the statement that, between the places $1 and $2, deletes or
+ * finds what retention.is_due() says is due.
+ */
+SPIPlanPtr
+retention_query_blocks(const RetentionTarget *target, RetentionQuery query)
+{
+	const RetentionLeg *legs = target->legs;
+	const char *type = legs[0].type == TIMESTAMPTZOID ?
+	"timestamptz" : "timestamp";
+	RetentionStatement statement = {0};
+
+	add_argument(&statement, TIDOID);
+	add_argument(&statement, TIDOID);
+	statement.text =
+		psprintf("%s FROM %s AS e WHERE e.ctid OPERATOR(pg_catalog.>=) $1"
+				 " AND e.ctid OPERATOR(pg_catalog.<) $2"
+				 " AND retention.is_due(e.%s, e.%s, %s%s, e.ctid)",
+				 query == RETENTION_QUERY_DELETE_BLOCKS ? "DELETE" : "SELECT",
+				 quote_qualified_identifier(target->nspname, target->relname),
+				 quote_identifier(target->tenant_column),
+				 quote_identifier(legs[0].column),
+				 target->nlegs > 1 ? "e." : "NULL::pg_catalog.",
+				 target->nlegs > 1 ? quote_identifier(legs[1].column) : type);
+	return retention_spi_plan(target->relid, query * RETENTION_MAX_LEGS,
+							  &statement);
 }
 
 /*
@@ -231,6 +301,25 @@ retention_query_policy(Oid policy_relid)
 }
 
 /*
+ * The statement that reads the policies of the tenants $1, each with the
+ * number of the tenant in $1.
+ */
+RetentionStatement
+retention_query_policies_of(Oid policy_relid)
+{
+	RetentionStatement statement = {0};
+
+	statement.text =
+		psprintf("SELECT p.retention_days, p.min_executions_to_keep,"
+				 " p.is_enabled, d.n"
+				 " FROM pg_catalog.unnest($1) WITH ORDINALITY AS d (tenant, n)"
+				 " JOIN %s AS p ON p.tenant_id OPERATOR(pg_catalog.=) d.tenant",
+				 policy_table(policy_relid));
+	add_argument(&statement, UUIDARRAYOID);
+	return statement;
+}
+
+/*
  * The statement that lists the policies: of the tenant $1, or all for NULL.
  */
 RetentionStatement
@@ -264,6 +353,27 @@ retention_query_record(Oid policy_relid)
 	add_argument(&statement, UUIDOID);
 	add_argument(&statement, TIMESTAMPTZOID);
 	add_argument(&statement, INT8OID);
+	return statement;
+}
+
+/*
+ * The statement that does so for the tenants $1, of whom $3 has the numbers.
+ */
+RetentionStatement
+retention_query_record_many(Oid policy_relid)
+{
+	RetentionStatement statement = {0};
+
+	statement.text =
+		psprintf("UPDATE %s AS p SET last_cleanup_at = $2,"
+				 " last_cleanup_deleted_count = d.deleted"
+				 " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3))"
+				 " AS d (tenant, deleted)"
+				 " WHERE p.tenant_id OPERATOR(pg_catalog.=) d.tenant",
+				 policy_table(policy_relid));
+	add_argument(&statement, UUIDARRAYOID);
+	add_argument(&statement, TIMESTAMPTZOID);
+	add_argument(&statement, INT8ARRAYOID);
 	return statement;
 }
 
@@ -351,11 +461,11 @@ append_oldest(RetentionStatement *statement, StringInfo text,
 
 /*
  * The statement that lists the tenants for whom something is older than the
- * cutoff, the one that waits longest first: those whose policy is enabled, or
- * all with a policy if $3, and, if `without_policy`, those without one, for
- * whom $4 days count.  $1 is the clock; $2 names one tenant, or is NULL.  The
- * policies may be `passed` as arguments.  Costs one index probe a leg and a
- * tenant.
+ * cutoff, and their oldest time, the one that waits longest first: those whose
+ * policy is enabled, or all with a policy if $3, and, if `without_policy`,
+ * those without one, for whom $4 days count.  $1 is the clock; $2 names one
+ * tenant, or is NULL.  The policies may be `passed` as arguments.  Costs one
+ * index probe a leg and a tenant.
  */
 RetentionStatement
 retention_query_due(const RetentionTarget *target, Oid policy_relid,
@@ -376,7 +486,7 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
 
 	initStringInfo(&text);
 	initStringInfo(&oldest);
-	appendStringInfo(&text, "SELECT p.tenant_id FROM ("
+	appendStringInfo(&text, " FROM ("
 					 "SELECT tenant_id, retention_days FROM %s AS f"
 					 " WHERE (is_enabled OR $3) AND ($2 IS NULL"
 					 " OR tenant_id OPERATOR(pg_catalog.=) $2)", policies);
@@ -401,7 +511,8 @@ retention_query_due(const RetentionTarget *target, Oid policy_relid,
 	appendStringInfo(&text, " WHERE LEAST(%s) IS NOT NULL"
 					 " ORDER BY LEAST(%s), p.tenant_id",
 					 oldest.data, oldest.data);
-	statement.text = text.data;
+	statement.text = psprintf("SELECT p.tenant_id, LEAST(%s)%s", oldest.data,
+							  text.data);
 
 	return statement;
 }

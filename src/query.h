@@ -23,11 +23,22 @@ typedef enum RetentionQuery
 	RETENTION_QUERY_DELETE_TIDS,
 	RETENTION_QUERY_COUNT,
 	RETENTION_QUERY_COUNT_RANGE,
-	RETENTION_QUERY_COUNT_UNKNOWN
+	RETENTION_QUERY_COUNT_UNKNOWN,
+
+	/* made by functions of their own */
+	RETENTION_QUERY_DELETE_TENANTS,
+	RETENTION_QUERY_DELETE_BLOCKS,
+	RETENTION_QUERY_FIND_BLOCKS
 } RetentionQuery;
 
 extern SPIPlanPtr retention_query_plan(const RetentionTarget *target,
 									   RetentionQuery query, int leg);
+extern SPIPlanPtr retention_query_delete_tenants(const RetentionTarget *target,
+												 int leg);
+extern SPIPlanPtr retention_query_blocks(const RetentionTarget *target,
+										 RetentionQuery query);
+extern RetentionStatement retention_query_policies_of(Oid policy_relid);
+extern RetentionStatement retention_query_record_many(Oid policy_relid);
 extern RetentionStatement retention_query_policy(Oid policy_relid);
 extern RetentionStatement retention_query_policies(Oid policy_relid);
 extern RetentionStatement retention_query_record(Oid policy_relid);

@@ -59,6 +59,7 @@ typedef struct RetentionTarget
 	Oid			tenant_collation;
 	const char *time_columns;	/* the columns of the legs, for people */
 	bool		may_keep;		/* a trigger or RLS may keep rows */
+	bool		is_plain;		/* a heap of its own, all rows to be seen */
 	int			nlegs;
 	RetentionLeg legs[RETENTION_MAX_LEGS];
 } RetentionTarget;

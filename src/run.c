@@ -30,11 +30,11 @@
 #include "history.h"
 #include "install.h"
 #include "lock.h"
+#include "many.h"
 #include "policy.h"
 #include "query.h"
 #include "spi_util.h"
 #include "target.h"
-#include "tenant.h"
 #include "throttle.h"
 #include "transaction.h"
 #include "unit.h"
@@ -67,8 +67,8 @@ estimate_rows(RetentionRun *run, bool apart, const List *policies)
 }
 
 /*
- * A step: finds the tenants for whom something is due, in the run's memory
- * context.
+ * A step: finds the tenants for whom something is due, and estimates how much
+ * it is.
  *
  * Planning alone evaluates functions that stand in index expressions and the
  * like: where batches run as the table's owner, so does this.  As the owner of
@@ -173,6 +173,24 @@ step_look_up(void *arg)
 }
 
 /*
+ * Cleans the tenants that were found.  Returns the reason to stop, or NULL.
+ */
+static const char *
+clean_tenants(RetentionRun *run)
+{
+	BlockNumber blocks = retention_target_blocks(run->relid);
+	const char *stop;
+
+	if (retention_many_is_worth_a_walk(run, blocks))
+	{
+		stop = retention_many_walk(run, blocks);
+		if (stop != NULL)
+			return stop;
+	}
+	return retention_many_clean(run);
+}
+
+/*
  * The work of a run between its first record and its last.
  */
 static void
@@ -180,7 +198,6 @@ carry_out(RetentionRun *run)
 {
 	RetentionRunRecord *record = &run->record;
 	const char *stop;
-	ListCell   *lc;
 
 	MemoryContextSwitchTo(run->scratch);
 	retention_must(step_look_up, run);
@@ -193,17 +210,7 @@ carry_out(RetentionRun *run)
 		retention_transaction_show(run);
 		retention_must(step_find_tenants, run);
 		record->tenants_due = list_length(run->tenants);
-	}
-	MemoryContextSwitchTo(run->context);
-
-	foreach(lc, run->tenants)
-	{
-		stop = retention_tenant_clean(run, PointerGetDatum(lfirst(lc)));
-		if (stop == NULL && retention_transaction_is_full(run) &&
-			lnext(run->tenants, lc) != NULL)
-			stop = retention_transaction_end(run, false);
-		if (stop != NULL)
-			break;
+		stop = clean_tenants(run);
 	}
 
 	MemoryContextSwitchTo(run->scratch);
@@ -229,6 +236,7 @@ record_failure(RetentionRun *run, const ErrorData *error)
 	const char *stop = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
 	"cancelled" : "failed";
 
+	retention_many_settle(run);
 	retention_transaction_undo(run);
 	if (run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
 		elog(ERROR, "history of the run is gone");
@@ -240,6 +248,7 @@ record_failure(RetentionRun *run, const ErrorData *error)
 	run->record.finished = Max(GetCurrentTimestamp(), run->record.started);
 	run->record.current_tenant = NULL;
 	run->record.waiting_for = NULL;
+	retention_many_record(run);
 	retention_transaction_record(run);
 	retention_transaction_flush(run);
 }
@@ -509,6 +518,7 @@ retention_run(PG_FUNCTION_ARGS)
 	PG_FINALLY();
 	{
 		retention_transaction_unlock(run, 0);
+		retention_many_release(run);
 		retention_unlock_run(run->record.id);
 	}
 	PG_END_TRY();

@@ -14,7 +14,9 @@
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
 #include "nodes/pathnodes.h"
+#include "storage/proc.h"
 #include "tcop/dest.h"
+#include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -85,6 +87,21 @@ retention_pin_setting(const char *name, const char *value)
 	(void) set_config_option(name, value,
 							 superuser() ? PGC_SUSET : PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Waits for locks no longer than this, nor than the caller wants to, until the
+ * innermost nest level or subtransaction ends.
+ */
+void
+retention_pin_lock_timeout(int patience_ms)
+{
+	char		value[16];
+
+	if (LockTimeout > 0 && LockTimeout < patience_ms)
+		return;
+	snprintf(value, sizeof(value), "%d", patience_ms);
+	retention_pin_setting("lock_timeout", value);
 }
 
 /*
@@ -280,6 +297,21 @@ retention_spi_plan(Oid relid, int kind, const RetentionStatement *statement)
 	/* SPI leaves its own context behind */
 	MemoryContextSwitchTo(caller);
 	return entry->plan;
+}
+
+/*
+ * An array of values, none of them NULL, as an argument of a statement.
+ */
+Datum
+retention_make_array(Datum *values, int count, Oid type)
+{
+	int16		length;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	return PointerGetDatum(construct_array(values, count, type, length, byval,
+										   align));
 }
 
 /*

@@ -40,6 +40,7 @@ typedef struct RetentionScope
 
 extern SPIPlanPtr retention_spi_plan(Oid relid, int kind,
 									 const RetentionStatement *statement);
+extern Datum retention_make_array(Datum *values, int count, Oid type);
 extern uint64 retention_spi_execute(SPIPlanPtr plan, int expected,
 									const Datum *values, const bool *nulls,
 									bool read_only,
@@ -51,6 +52,7 @@ extern void retention_scope_begin(RetentionScope *scope,
 extern void retention_scope_begin_as(RetentionScope *scope, Oid role);
 extern void retention_scope_end(RetentionScope *scope);
 extern void retention_pin_setting(const char *name, const char *value);
+extern void retention_pin_lock_timeout(int patience_ms);
 extern ErrorData *retention_try(void (*function) (void *arg), void *arg);
 extern void retention_must(void (*function) (void *arg), void *arg);
 

@@ -566,6 +566,9 @@ describe(Relation rel)
 		rel->rd_rel->relrowsecurity ||
 		(rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row);
 
+	target->is_plain = rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relam == HEAP_TABLE_AM_OID && !rel->rd_rel->relrowsecurity;
+
 	target->time_columns = target->nlegs == 1 ? target->legs[0].column :
 		psprintf("%s, %s", target->legs[0].column, target->legs[1].column);
 

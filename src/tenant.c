@@ -98,11 +98,12 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 }
 
 /*
- * Cleans one tenant, unless another cleanup is at it.  Returns the reason to
- * stop, or NULL.
+ * Cleans one tenant, unless another cleanup is at it.  `before` is what the run
+ * has done for it already, or NULL.  Returns the reason to stop, or NULL.
  */
 const char *
-retention_tenant_clean(RetentionRun *run, Datum tenant)
+retention_tenant_clean(RetentionRun *run, Datum tenant,
+					   const RetentionShare *before)
 {
 	RetentionRunRecord *record = &run->record;
 	RetentionUnit unit = {0};
@@ -128,6 +129,11 @@ retention_tenant_clean(RetentionRun *run, Datum tenant)
 	unit.now = run->now;
 	unit.force = run->force;
 	unit.batch_size = run->batch_size;
+	if (before != NULL)
+	{
+		unit.record.deleted = before->deleted;
+		unit.record.batches = before->batches;
+	}
 	caller = MemoryContextSwitchTo(unit.context);
 
 	stop = carry_out_unit(run, &unit);
@@ -153,8 +159,8 @@ retention_tenant_clean(RetentionRun *run, Datum tenant)
 	record->current_tenant = NULL;
 
 	/* nothing of it is uncommitted: its lock is not needed any more */
-	if (unit.record.batches == 0)
-		retention_transaction_unlock_last(run);
+	if (unit.record.batches == (before != NULL ? before->batches : 0))
+		retention_transaction_unlock_down(run, run->nheld - 1);
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(unit.context);

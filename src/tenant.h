@@ -7,8 +7,10 @@
 
 #include "postgres.h"
 
+#include "bulk.h"
 #include "transaction.h"
 
-extern const char *retention_tenant_clean(RetentionRun *run, Datum tenant);
+extern const char *retention_tenant_clean(RetentionRun *run, Datum tenant,
+										  const RetentionShare *before);
 
 #endif							/* RETENTION_TENANT_H */

@@ -71,6 +71,10 @@ retention_transaction_show(RetentionRun *run)
 				 record->tenants + 1, record->tenants_due, record->deleted);
 		pfree(tenant);
 	}
+	else if (record->tenants_due > 0)
+		snprintf(activity, sizeof(activity), "retention: many tenants (%d of %d done), "
+				 INT64_FORMAT " rows deleted",
+				 record->tenants, record->tenants_due, record->deleted);
 	else
 		snprintf(activity, sizeof(activity), "retention: looking for what is due");
 	set_ps_display(activity);
@@ -149,13 +153,13 @@ retention_transaction_unlock(RetentionRun *run, int keep)
 }
 
 /*
- * Gives back the lock that was taken last, of a tenant for whom nothing was
- * done.
+ * Gives back the locks that were taken last, of tenants for whom nothing was
+ * done, until so many are left.
  */
 void
-retention_transaction_unlock_last(RetentionRun *run)
+retention_transaction_unlock_down(RetentionRun *run, int most)
 {
-	if (run->nheld > 0)
+	while (run->nheld > most)
 		retention_unlock_tenant(&run->held[--run->nheld]);
 }
 

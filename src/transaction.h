@@ -46,7 +46,8 @@ typedef struct RetentionRun
 	int64		paced_until;
 	int64		longest;		/* the longest transaction, in microseconds */
 	RetentionProbe probe;
-	List	   *tenants;		/* for whom something is due */
+	List	   *tenants;		/* RetentionDue */
+	struct RetentionWalk *walk; /* over the table, or NULL */
 } RetentionRun;
 
 extern void retention_transaction_show(RetentionRun *run);
@@ -54,7 +55,7 @@ extern void retention_transaction_record(RetentionRun *run);
 extern bool retention_transaction_lock(RetentionRun *run, Datum tenant);
 extern bool retention_transaction_lock_again(RetentionRun *run, Datum tenant);
 extern void retention_transaction_unlock(RetentionRun *run, int keep);
-extern void retention_transaction_unlock_last(RetentionRun *run);
+extern void retention_transaction_unlock_down(RetentionRun *run, int most);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);
 extern void retention_transaction_flush(RetentionRun *run);
 extern void retention_transaction_undo(RetentionRun *run);

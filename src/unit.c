@@ -69,7 +69,7 @@ step_begin(void *arg)
 	RetentionScope scope;
 	RetentionPolicy policy = {
 		retention_default_retention_days,
-		retention_default_min_executions_to_keep, true, (Datum) 0
+		retention_default_min_executions_to_keep, true, (Datum) 0, false
 	};
 	bool		found;
 	bool		same;
@@ -265,18 +265,14 @@ retention_unit_start_over(RetentionUnit *unit)
 
 /*
  * Records in the policy what was deleted; that this fails does not make the
- * cleanup a failure.  `stopped` says that the run has stopped before the unit
- * was done.
+ * cleanup a failure.
  */
 void
-retention_unit_end(RetentionUnit *unit, bool stopped)
+retention_unit_note(RetentionUnit *unit)
 {
 	RetentionTenantRecord record = unit->record;
 
-	if (stopped)
-		record.skipped_locked += unit->skipped_at_first;
-	if (record.deleted > 0 && unit->has_policy &&
-		!take_step(unit, step_record))
+	if (!take_step(unit, step_record))
 		ereport(WARNING,
 				(errcode(unit->record.sqlerrcode),
 				 errmsg("could not note in the policy of tenant %s that it was cleaned",
@@ -284,4 +280,16 @@ retention_unit_end(RetentionUnit *unit, bool stopped)
 															record.tenant))),
 				 errdetail("%s", unit->record.message)));
 	unit->record = record;
+}
+
+/*
+ * Ends a unit.  `stopped` says that the run has stopped before it was done.
+ */
+void
+retention_unit_end(RetentionUnit *unit, bool stopped)
+{
+	if (unit->record.deleted > 0 && unit->has_policy)
+		retention_unit_note(unit);
+	if (stopped)
+		unit->record.skipped_locked += unit->skipped_at_first;
 }

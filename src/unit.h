@@ -45,6 +45,7 @@ extern bool retention_unit_next(RetentionUnit *unit);
 extern bool retention_unit_execute(RetentionUnit *unit);
 extern bool retention_unit_may_succeed(RetentionUnit *unit);
 extern void retention_unit_start_over(RetentionUnit *unit);
+extern void retention_unit_note(RetentionUnit *unit);
 extern void retention_unit_end(RetentionUnit *unit, bool stopped);
 
 #endif							/* RETENTION_UNIT_H */

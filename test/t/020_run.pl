@@ -178,7 +178,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	is(last_run($node, 'rows_estimated BETWEEN rows_deleted AND 2 * rows_deleted'), 't',
 		'history: its estimate is of the right size');
 	is($node->safe_psql('postgres', q{
-			SELECT count(*), sum(rows_deleted), sum(batches) = (SELECT batches FROM retention.run_history)
+			SELECT count(*), sum(rows_deleted), sum(batches) >= (SELECT batches FROM retention.run_history)
 			FROM retention.run_tenant}), "54|$goes|t", 'history: the tenants add up');
 	is($node->safe_psql('postgres', q{
 			SELECT count(*) FROM retention.run_tenant AS t

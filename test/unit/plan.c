@@ -86,6 +86,7 @@ make_round(Round *round)
 
 	memset(round, 0, sizeof(*round));
 	round->target.nlegs = 1 + unit_random(RETENTION_MAX_LEGS);
+	round->target.is_plain = unit_random(2) == 0;
 	round->others = unit_random(3) == 0;
 	round->holds = unit_random(3) == 0;
 	round->frees = unit_random(2);

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "query.h"
+#include "scan.h"
 #include "spi_util.h"
 #include "harness.h"
 
@@ -422,4 +423,59 @@ retention_spi_execute(SPIPlanPtr plan, int expected, const Datum *values,
 			break;
 	}
 	return given;
+}
+
+/* ---- Its indexes, without statements. */
+
+struct RetentionScans
+{
+	int			position[RETENTION_MAX_LEGS];
+	bool		newest_first[RETENTION_MAX_LEGS];
+	TimestampTz before[RETENTION_MAX_LEGS];
+};
+
+RetentionScans *
+retention_scans_open(const RetentionTarget *target)
+{
+	return target->is_plain ? palloc0(sizeof(RetentionScans)) : NULL;
+}
+
+void
+retention_scan_newest(RetentionScans *scans, int leg, Datum tenant)
+{
+	scans->newest_first[leg] = true;
+	scans->position[leg] = unit_nrows;
+}
+
+void
+retention_scan_before(RetentionScans *scans, int leg, Datum tenant,
+					  TimestampTz before)
+{
+	scans->newest_first[leg] = false;
+	scans->position[leg] = -1;
+	scans->before[leg] = before;
+}
+
+bool
+retention_scan_next(RetentionScans *scans, int leg, TimestampTz *time)
+{
+	int			step = scans->newest_first[leg] ? -1 : 1;
+
+	for (;;)
+	{
+		int			i = scans->position[leg] += step;
+
+		if (i < 0 || i >= unit_nrows)
+			return false;
+		if (unit_rows[i].gone || unit_rows[i].leg != leg)
+			continue;
+		*time = unit_rows[i].time;
+		return scans->newest_first[leg] || *time < scans->before[leg];
+	}
+}
+
+void
+retention_scans_close(RetentionScans *scans)
+{
+	pfree(scans);
 }

@@ -1,0 +1,863 @@
+/*
+ * many.c
+ *	  Cleans the tenants of a run.
+ *
+ * Owns how the tenants that are due share transactions.  Three ways: one by one
+ * (tenant.c), for tenants with much to do and for all trouble; in groups,
+ * whose few rows one statement deletes through the indexes; and block by block
+ * through the table, where much of it is due.  The last two go only as far as
+ * nothing is in the way.  What they leave is then done one by one, with all
+ * that belongs to it.  Must not build SQL.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "bulk.h"
+#include "clock.h"
+#include "guc.h"
+#include "history.h"
+#include "lock.h"
+#include "many.h"
+#include "policy.h"
+#include "query.h"
+#include "spi_util.h"
+#include "tenant.h"
+#include "unit.h"
+
+/*
+ * When to walk over the table.  A block of the table costs about as much as two
+ * of the rows that are found through an index, in memory; from disk, where the
+ * walk reads in order, it costs far less.  With a few tenants there is little
+ * to be won: each is cleaned in one go anyway.
+ */
+#define WALK_LEAST_ROWS_PER_BLOCK 2
+#define WALK_LEAST_TENANTS 10
+
+/* for how many tenants limits are kept in memory; others come after the walk */
+#define WALK_MOST_TENANTS 100000
+
+/* into how many parts, at most, several runs divide the table, and of what size */
+#define MOST_SEGMENTS 64
+#define LEAST_SEGMENT_BLOCKS 256
+
+/* how many blocks one statement looks at, at most */
+#define MOST_BLOCKS 1024
+
+/* how many statements in a row may fail before a walk is given up */
+#define MOST_FAILURES 10
+
+/* how old limits may be, in microseconds, beside 20 times what the look cost */
+#define LIMITS_MOST_AGE (100 * 1000)
+
+/* how often a walk writes down what it did for each tenant, in microseconds */
+#define RECORD_INTERVAL (10 * USECS_PER_SEC)
+
+/* for how many tenants policies are read at once */
+#define POLICIES_AT_ONCE 1000
+
+/* What became of a tenant in a group. */
+typedef enum Fate
+{
+	NOT_REACHED,
+	LEFT_OUT,					/* not to be cleaned any more */
+	BUSY,						/* another cleanup is at it */
+	NOTHING_DUE,
+	MEMBER,						/* of those that one statement cleans */
+	ONE_BY_ONE
+} Fate;
+
+/* Tenants that are looked at together. */
+typedef struct TenantGroup
+{
+	RetentionRun *run;
+	const RetentionTarget *target;
+	int			count;
+	Datum		tenants[RETENTION_MOST_TENANTS];
+	RetentionPolicy policies[RETENTION_MOST_TENANTS];
+	RetentionShare shares[RETENTION_MOST_TENANTS];
+	Fate		fates[RETENTION_MOST_TENANTS];
+	int			reached;
+	bool		failed;
+	RetentionShare *members[RETENTION_MOST_TENANTS];
+	int			nmembers;
+	int64		due;			/* of the members */
+	int64		deleted;
+} TenantGroup;
+
+/* What is to be written down for tenants. */
+typedef struct Note
+{
+	RetentionRun *run;
+	Datum	   *tenants;
+	Datum	   *deleted;
+	Datum	   *batches;
+	int			count;
+} Note;
+
+/* A walk over the table. */
+typedef struct RetentionWalk
+{
+	RetentionRun *run;
+	RetentionShares *shares;
+	int			count;
+	RetentionShare **list;		/* all of them */
+	RetentionPolicy *policies;	/* of them, in this order */
+	Datum	   *tenants;
+	int64		looked_at;		/* when the limits were settled ... */
+	int64		look_cost;		/* ... and how long that took */
+	int64		recorded_at;
+	RetentionStretch stretch;
+	int			failures;
+	uint64		segments;		/* those that this run holds, as bits */
+	uint32		nsegments;
+} RetentionWalk;
+
+/*
+ * The policy that counts where a tenant has none.
+ */
+static RetentionPolicy
+default_policy(void)
+{
+	RetentionPolicy policy = {
+		retention_default_retention_days,
+		retention_default_min_executions_to_keep, true, (Datum) 0, false
+	};
+
+	return policy;
+}
+
+/*
+ * Is a tenant with this policy, or without one, still to be cleaned?
+ */
+static bool
+is_wanted(const RetentionRun *run, const RetentionPolicy *policy)
+{
+	return policy->is_found ? policy->is_enabled || run->force :
+		retention_apply_default_policy;
+}
+
+/*
+ * A step: records in the policies what was deleted.
+ */
+static void
+step_note(void *arg)
+{
+	Note	   *note = arg;
+	RetentionStatement statement = retention_query_record_many(note->run->policies);
+	RetentionScope scope;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_pin_lock_timeout(RETENTION_ROW_LOCK_PATIENCE_MS);
+	retention_policy_record_many(note->run->policies, &statement,
+								 note->tenants, note->deleted, note->count,
+								 GetCurrentTimestamp());
+	retention_scope_end(&scope);
+}
+
+/*
+ * Writes down what has changed for these tenants, in their policies and in
+ * history, in the current transaction.  That a policy cannot be written does
+ * not make a cleanup a failure.
+ */
+static void
+note_shares(RetentionRun *run, RetentionShare **shares, int count)
+{
+	MemoryContext context = AllocSetContextCreate(run->context,
+												  "retention notes",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext scratch = AllocSetContextCreate(context,
+												  "retention note",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	Note		note = {run, NULL, NULL, NULL, 0};
+	ErrorData  *error;
+
+	note.tenants = palloc(Max(1, count) * sizeof(Datum));
+	note.deleted = palloc(Max(1, count) * sizeof(Datum));
+	note.batches = palloc(Max(1, count) * sizeof(Datum));
+	for (int i = 0; i < count; i++)
+	{
+		if (!shares[i]->changed)
+			continue;
+		note.tenants[note.count] = UUIDPGetDatum(&shares[i]->tenant);
+		note.deleted[note.count] = Int64GetDatum(shares[i]->deleted);
+		note.batches[note.count++] = Int64GetDatum(shares[i]->batches);
+		shares[i]->changed = false;
+	}
+
+	if (note.count > 0)
+	{
+		error = retention_try(step_note, &note);
+		for (int i = 0; error != NULL && i < note.count; i++)
+		{
+			/* one of them is in the way; that one is warned of */
+			RetentionUnit unit = {0};
+
+			unit.context = context;
+			unit.batch_context = scratch;
+			unit.policies = run->policies;
+			unit.has_policy = true;
+			unit.record.tenant = note.tenants[i];
+			unit.record.deleted = DatumGetInt64(note.deleted[i]);
+			retention_unit_note(&unit);
+		}
+		retention_history_tenants(run->history, run->writer, run->record.id,
+								  note.tenants, note.deleted, note.batches,
+								  note.count);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+}
+
+/*
+ * A step: reads the policies of a group.
+ */
+static void
+step_read_policies(void *arg)
+{
+	TenantGroup *group = arg;
+	RetentionStatement statement = retention_query_policies_of(group->run->policies);
+	RetentionScope scope;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	retention_policy_load_many(group->run->policies, &statement,
+							   group->tenants, group->count, group->policies);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * Settles the fate of one tenant of a group.  Returns false if it does not fit
+ * into the group any more.
+ */
+static bool
+join_group(TenantGroup *group, int i, RetentionScans *scans)
+{
+	RetentionRun *run = group->run;
+	RetentionShare *share = &group->shares[i];
+
+	if (!is_wanted(run, &group->policies[i]))
+	{
+		group->fates[i] = LEFT_OUT;
+		return true;
+	}
+	if (run->nheld == RETENTION_MOST_TENANTS)
+		return false;
+	if (!retention_transaction_lock(run, group->tenants[i]))
+	{
+		group->fates[i] = BUSY;
+		return true;
+	}
+
+	retention_share_look(group->target, scans, share, &group->policies[i],
+						 run->now, run->batch_size + 1);
+	if (share->ties || share->due > run->batch_size)
+		group->fates[i] = ONE_BY_ONE;
+	else if (share->due == 0)
+		group->fates[i] = NOTHING_DUE;
+	else if (group->nmembers > 0 &&
+			 run->rows + group->due + share->due > run->batch_size)
+	{
+		retention_transaction_unlock_down(run, run->nheld - 1);
+		return false;
+	}
+	else
+	{
+		group->fates[i] = MEMBER;
+		group->members[group->nmembers++] = share;
+		group->due += share->due;
+		return true;
+	}
+
+	/* nothing is done for it in this transaction, or not yet */
+	retention_transaction_unlock_down(run, run->nheld - 1);
+	return true;
+}
+
+/*
+ * A step: locks tenants of the group and looks at them, as many as make a
+ * batch.
+ */
+static void
+step_form_group(void *arg)
+{
+	TenantGroup *group = arg;
+	RetentionScope scope;
+	RetentionScans *scans;
+
+	retention_step_begin(&scope, retention_query_search_path(group->target),
+						 group->target->owner);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scans = retention_scans_open(group->target);
+	if (scans != NULL)
+	{
+		while (group->reached < group->count &&
+			   join_group(group, group->reached, scans))
+			group->reached++;
+		retention_scans_close(scans);
+	}
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * A step: deletes what is due of the members of a group.
+ */
+static void
+step_clean_group(void *arg)
+{
+	TenantGroup *group = arg;
+	RetentionScope scope;
+
+	retention_step_begin(&scope, retention_query_search_path(group->target),
+						 group->target->owner);
+	group->deleted = retention_bulk_delete_tenants(group->target,
+												   group->members,
+												   group->nmembers,
+												   RETENTION_ROW_LOCK_PATIENCE_MS);
+	retention_scope_end(&scope);
+}
+
+/*
+ * Takes a step for a group.  Whatever goes wrong is left to the cleanup of one
+ * tenant, which knows what to do about it.
+ */
+static bool
+try_for_group(TenantGroup *group, void (*step) (void *arg))
+{
+	ErrorData  *error = retention_try(step, group);
+
+	if (error != NULL)
+		FreeErrorData(error);
+	return error == NULL;
+}
+
+/*
+ * Counts what a group's batch did, and writes it down.
+ */
+static void
+count_members(TenantGroup *group)
+{
+	RetentionRun *run = group->run;
+
+	for (int i = 0; i < group->nmembers; i++)
+	{
+		RetentionShare *share = group->members[i];
+
+		share->changed = share->pending > 0;
+		share->deleted += share->pending;
+		share->batches += share->changed ? 1 : 0;
+	}
+	run->record.deleted += group->deleted;
+	run->record.batches++;
+	run->rows += group->deleted;
+	note_shares(run, group->members, group->nmembers);
+}
+
+/*
+ * What a walk has done for this tenant, or NULL.
+ */
+static RetentionShare *
+walked_share(const RetentionRun *run, Datum tenant)
+{
+	return run->walk == NULL ? NULL :
+		retention_shares_find(run->walk->shares, tenant);
+}
+
+/*
+ * Takes the next tenants from the list into a group, up to `most`.
+ */
+static void
+fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
+{
+	group->run = run;
+	group->target = &run->target;
+	group->count = Min(list_length(run->tenants) - from, most);
+	group->reached = 0;
+	group->nmembers = 0;
+	group->due = 0;
+	for (int i = 0; i < group->count; i++)
+	{
+		RetentionDue *due = list_nth(run->tenants, from + i);
+		RetentionShare *share = &group->shares[i];
+		RetentionShare *before = walked_share(run, due->tenant);
+
+		group->tenants[i] = due->tenant;
+		group->policies[i] = default_policy();
+		group->fates[i] = NOT_REACHED;
+		memset(share, 0, sizeof(*share));
+		if (before != NULL)
+			*share = *before;
+		share->tenant = *DatumGetUUIDP(due->tenant);
+		share->oldest = due->oldest;
+	}
+}
+
+/*
+ * Counts the tenants of a group whose fate is settled, and cleans those that
+ * have to be cleaned one by one.  Returns the reason to stop, or NULL.
+ */
+static const char *
+end_group(TenantGroup *group)
+{
+	RetentionRun *run = group->run;
+	const char *stop = NULL;
+
+	for (int i = 0; stop == NULL && i < group->reached; i++)
+	{
+		RetentionShare *before = walked_share(run, group->tenants[i]);
+
+		switch (group->fates[i])
+		{
+			case BUSY:
+				run->record.tenants_busy++;
+				break;
+			case ONE_BY_ONE:
+				/* where somebody is in the way, hold as little as possible */
+				if (retention_transaction_is_full(run) || group->failed)
+					stop = retention_transaction_end(run, false);
+				if (stop == NULL)
+					stop = retention_tenant_clean(run, group->tenants[i],
+												  before);
+				break;
+			default:
+				run->record.tenants++;
+		}
+	}
+	return stop;
+}
+
+/*
+ * Cleans the next tenants of the list, from number *next on, as a group, and
+ * moves *next past them.  Returns the reason to stop, or NULL.
+ */
+static const char *
+clean_group(TenantGroup *group, RetentionRun *run, int *next, int most)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
+	int			held = run->nheld;
+	const char *stop;
+
+	fill_group(group, run, *next, most);
+	group->failed = !try_for_group(group, step_read_policies) ||
+		!try_for_group(group, step_form_group);
+	if (!group->failed && group->nmembers > 0)
+	{
+		retention_transaction_show(run);
+		group->failed = !try_for_group(group, step_clean_group);
+		if (!group->failed)
+			count_members(group);
+	}
+	if (group->failed || group->reached == 0)
+	{
+		/* of what was to be done for them nothing is */
+		retention_transaction_unlock_down(run, held);
+		group->reached = Max(1, group->reached);
+		for (int i = 0; i < group->reached; i++)
+			if (group->fates[i] == MEMBER || group->fates[i] == NOT_REACHED)
+				group->fates[i] = ONE_BY_ONE;
+	}
+	MemoryContextSwitchTo(run->context);
+	*next += group->reached;
+	stop = end_group(group);
+	MemoryContextSwitchTo(caller);
+	return stop;
+}
+
+/*
+ * Cleans the tenants of the list.  Returns the reason to stop, or NULL.
+ */
+const char *
+retention_many_clean(RetentionRun *run)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	TenantGroup *group = palloc(sizeof(TenantGroup));
+	int			next = 0;
+	int			most = 1;
+	const char *stop = NULL;
+
+	while (stop == NULL && next < list_length(run->tenants))
+	{
+		int			from = next;
+
+		CHECK_FOR_INTERRUPTS();
+		if (retention_bulk_is_possible(&run->target) &&
+			list_length(run->tenants) > 1)
+			stop = clean_group(group, run, &next, most);
+		else
+		{
+			RetentionDue *due = list_nth(run->tenants, next++);
+
+			stop = retention_tenant_clean(run, due->tenant,
+										  walked_share(run, due->tenant));
+		}
+		/* as many as fitted this time, and some more */
+		most = Min(RETENTION_MOST_TENANTS, 2 * (next - from));
+		if (stop == NULL && retention_transaction_is_full(run) &&
+			next < list_length(run->tenants))
+			stop = retention_transaction_end(run, false);
+	}
+	pfree(group);
+	MemoryContextSwitchTo(caller);
+	return stop;
+}
+
+/*
+ * Is so much due, for so many, that a walk over the table is the best way?
+ */
+bool
+retention_many_is_worth_a_walk(const RetentionRun *run, BlockNumber blocks)
+{
+	return retention_bulk_is_possible(&run->target) &&
+		!run->target.may_keep &&
+		list_length(run->tenants) >= WALK_LEAST_TENANTS &&
+		run->record.estimated >= (int64) blocks * WALK_LEAST_ROWS_PER_BLOCK;
+}
+
+/*
+ * A step: reads the policies of all tenants of a walk.
+ */
+static void
+step_read_all_policies(void *arg)
+{
+	RetentionWalk *walk = arg;
+	RetentionStatement statement = retention_query_policies_of(walk->run->policies);
+	RetentionScope scope;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < walk->count; i++)
+		walk->policies[i] = default_policy();
+	for (int i = 0; i < walk->count; i += POLICIES_AT_ONCE)
+		retention_policy_load_many(walk->run->policies, &statement,
+								   walk->tenants + i,
+								   Min(POLICIES_AT_ONCE, walk->count - i),
+								   walk->policies + i);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * A step: settles the limits of all tenants.  One whom another cleanup is at is
+ * left, and so is one of whom rows of one instant go in part.
+ */
+static void
+step_look_at_all(void *arg)
+{
+	RetentionWalk *walk = arg;
+	RetentionRun *run = walk->run;
+	RetentionScope scope;
+	RetentionScans *scans;
+
+	retention_step_begin(&scope, retention_query_search_path(&run->target),
+						 run->target.owner);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scans = retention_scans_open(&run->target);
+	if (scans == NULL)
+		elog(ERROR, "indexes cannot be read now");
+	for (int i = 0; i < walk->count; i++)
+	{
+		RetentionShare *share = walk->list[i];
+		int			held = run->nheld;
+
+		CHECK_FOR_INTERRUPTS();
+		TIMESTAMP_NOBEGIN(share->limit);
+		if (!is_wanted(run, &walk->policies[i]))
+			continue;
+		if (!retention_transaction_lock(run, walk->tenants[i]))
+		{
+			share->left = true;
+			continue;
+		}
+		retention_transaction_unlock_down(run, held);
+		retention_share_look(&run->target, scans, share, &walk->policies[i],
+							 run->now, 0);
+		share->left = share->left || share->ties;
+	}
+	retention_scans_close(scans);
+	retention_shares_limited(walk->shares);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * A step: deletes what is due in a stretch of the table.
+ */
+static void
+step_clean_stretch(void *arg)
+{
+	RetentionWalk *walk = arg;
+	RetentionRun *run = walk->run;
+	RetentionScope scope;
+
+	retention_step_begin(&scope, retention_query_search_path(&run->target),
+						 run->target.owner);
+	retention_bulk_delete_blocks(&run->target, &walk->stretch,
+								 RETENTION_ROW_LOCK_PATIENCE_MS);
+	retention_scope_end(&scope);
+}
+
+/*
+ * A step: finds the tenants of what is due in a stretch, and leaves them.
+ */
+static void
+step_leave_stretch(void *arg)
+{
+	RetentionWalk *walk = arg;
+	RetentionRun *run = walk->run;
+	RetentionScope scope;
+
+	retention_step_begin(&scope, retention_query_search_path(&run->target),
+						 run->target.owner);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	retention_bulk_leave_blocks(&run->target, &walk->stretch);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * Takes a step of a walk.  Returns false when it failed.
+ */
+static bool
+try_for_walk(RetentionWalk *walk, void (*step) (void *arg))
+{
+	MemoryContext caller = MemoryContextSwitchTo(walk->run->scratch);
+	ErrorData  *error = retention_try(step, walk);
+
+	if (error != NULL)
+		FreeErrorData(error);
+	MemoryContextSwitchTo(caller);
+	return error == NULL;
+}
+
+/*
+ * Settles the limits again if they are old: what goes is settled by what the
+ * table, and the policies, are now.
+ */
+static bool
+keep_limits_fresh(RetentionWalk *walk)
+{
+	int64		now = retention_clock();
+
+	if (walk->looked_at != 0 &&
+		now - walk->looked_at < LIMITS_MOST_AGE + 20 * walk->look_cost)
+		return true;
+	if (!try_for_walk(walk, step_read_all_policies) ||
+		!try_for_walk(walk, step_look_at_all))
+		return false;
+	walk->looked_at = now;
+	walk->look_cost = retention_clock() - now;
+	return true;
+}
+
+/*
+ * Ends a transaction of a walk, and now and then writes down what was done for
+ * each tenant: each batch has rows of nearly all of them, so not each time.
+ * Returns the reason to stop, or NULL.
+ */
+static const char *
+end_walk_transaction(RetentionWalk *walk)
+{
+	const char *stop = retention_transaction_end(walk->run, false);
+	int64		now = retention_clock();
+
+	retention_shares_end_transaction(walk->shares, true);
+	if (now - walk->recorded_at > RECORD_INTERVAL)
+	{
+		note_shares(walk->run, walk->list, walk->count);
+		walk->recorded_at = now;
+	}
+	return stop;
+}
+
+/*
+ * Goes over the blocks of a segment.  Returns the reason to stop, or NULL, and
+ * sets `given_up` when the walk cannot go on.
+ */
+static const char *
+walk_segment(RetentionWalk *walk, BlockNumber from, BlockNumber to,
+			 BlockNumber *ahead, bool *given_up)
+{
+	RetentionRun *run = walk->run;
+	RetentionStretch *stretch = &walk->stretch;
+	const char *stop = NULL;
+
+	while (stop == NULL && from < to)
+	{
+		bool		ok;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!retention_bulk_is_possible(&run->target) ||
+			run->target.may_keep || !keep_limits_fresh(walk))
+		{
+			*given_up = true;
+			return NULL;
+		}
+		stretch->shares = walk->shares;
+		stretch->from = from;
+		stretch->to = from + Min(*ahead, to - from);
+		stretch->most = Max(1, run->batch_size - run->rows);
+		ok = try_for_walk(walk, step_clean_stretch);
+		retention_shares_settle(walk->shares, ok);
+		if (ok)
+		{
+			walk->failures = 0;
+			run->record.deleted += stretch->deleted;
+			run->record.batches += stretch->deleted > 0 ? 1 : 0;
+			run->rows += stretch->deleted;
+
+			/* aim at as many blocks as make a batch */
+			if (stretch->reached < stretch->to)
+				*ahead = Max(1, (stretch->reached - from) + (stretch->reached - from) / 8);
+			else if (stretch->deleted < run->batch_size / 2)
+				*ahead = Min(MOST_BLOCKS, *ahead * 2);
+			from = stretch->reached;
+		}
+		else
+		{
+			/* somebody holds a row there, say */
+			if (++walk->failures == MOST_FAILURES ||
+				!try_for_walk(walk, step_leave_stretch))
+			{
+				*given_up = true;
+				return NULL;
+			}
+			from = stretch->to;
+		}
+		if (retention_transaction_is_full(run))
+			stop = end_walk_transaction(walk);
+	}
+	return stop;
+}
+
+/*
+ * Makes ready for a walk.
+ */
+static RetentionWalk *
+begin_walk(RetentionRun *run, BlockNumber blocks)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	RetentionWalk *walk = palloc0(sizeof(RetentionWalk));
+
+	walk->run = run;
+	walk->count = Min(list_length(run->tenants), WALK_MOST_TENANTS);
+	walk->shares = retention_shares_create(walk->count);
+	for (int i = 0; i < walk->count; i++)
+	{
+		RetentionDue *due = list_nth(run->tenants, i);
+
+		retention_shares_add(walk->shares, due->tenant)->oldest = due->oldest;
+	}
+	walk->count = retention_shares_list(walk->shares, &walk->list);
+	walk->policies = palloc(walk->count * sizeof(RetentionPolicy));
+	walk->tenants = palloc(walk->count * sizeof(Datum));
+	for (int i = 0; i < walk->count; i++)
+		walk->tenants[i] = UUIDPGetDatum(&walk->list[i]->tenant);
+	walk->nsegments = Max(1, Min(MOST_SEGMENTS,
+								 blocks / LEAST_SEGMENT_BLOCKS));
+	walk->recorded_at = retention_clock();
+	MemoryContextSwitchTo(caller);
+	return walk;
+}
+
+/*
+ * Keeps those tenants in the list for whom there is, or may be, something left
+ * to do, and counts the others as cleaned.
+ */
+static void
+keep_left(RetentionWalk *walk, bool all)
+{
+	RetentionRun *run = walk->run;
+	ListCell   *lc;
+
+	foreach(lc, run->tenants)
+	{
+		RetentionDue *due = lfirst(lc);
+		RetentionShare *share = retention_shares_find(walk->shares,
+													  due->tenant);
+
+		if (share == NULL || share->left || all)
+			continue;
+		run->record.tenants++;
+		run->tenants = foreach_delete_current(run->tenants, lc);
+	}
+}
+
+/*
+ * Walks over the table, block by block, and deletes what is due of all tenants
+ * of the list, but for rows that are in somebody's way; who has such rows
+ * stays in the list.  Several runs share the table, part by part.  Returns the
+ * reason to stop, or NULL.
+ */
+const char *
+retention_many_walk(RetentionRun *run, BlockNumber blocks)
+{
+	RetentionWalk *walk = run->walk = begin_walk(run, blocks);
+	BlockNumber ahead = Min(MOST_BLOCKS,
+							1 + (int64) blocks * run->batch_size / run->record.estimated);
+	bool		given_up = false;
+	const char *stop = NULL;
+
+	elog(DEBUG1, "retention run " INT64_FORMAT " walks over %u blocks for %d tenants",
+		 run->record.id, blocks, walk->count);
+	retention_transaction_show(run);
+	for (uint32 i = 0; stop == NULL && !given_up && i < walk->nsegments; i++)
+	{
+		if (!retention_try_lock_segment(run->relid, i))
+			continue;
+		walk->segments |= UINT64CONST(1) << i;
+		stop = walk_segment(walk, (uint64) blocks * i / walk->nsegments,
+							(uint64) blocks * (i + 1) / walk->nsegments,
+							&ahead, &given_up);
+	}
+	if (stop == NULL)
+		stop = end_walk_transaction(walk);
+	note_shares(run, walk->list, walk->count);
+	keep_left(walk, given_up || stop != NULL);
+	retention_many_release(run);
+	return stop;
+}
+
+/*
+ * To be called when an error has ended a run, before its transaction is undone
+ * and its record is set back: settles what a walk has done for good.
+ */
+void
+retention_many_settle(RetentionRun *run)
+{
+	if (run->walk != NULL)
+		retention_shares_end_transaction(run->walk->shares,
+										 run->committed.deleted == run->record.deleted);
+}
+
+/*
+ * Writes down what a walk has done for each tenant, as far as it is not.
+ */
+void
+retention_many_record(RetentionRun *run)
+{
+	if (run->walk != NULL)
+		note_shares(run, run->walk->list, run->walk->count);
+}
+
+/*
+ * Lets other runs have the parts of the table that a walk holds.
+ */
+void
+retention_many_release(RetentionRun *run)
+{
+	RetentionWalk *walk = run->walk;
+
+	for (uint32 i = 0; walk != NULL && i < walk->nsegments; i++)
+	{
+		if (walk->segments & (UINT64CONST(1) << i))
+			retention_unlock_segment(run->relid, i);
+		walk->segments &= ~(UINT64CONST(1) << i);
+	}
+}
