@@ -143,6 +143,7 @@ retention_share_look(const RetentionTarget *target, RetentionScans *scans,
 									   policy->min_to_keep);
 	share->limit = boundary.limit;
 	share->ties = boundary.ties;
+	share->kept = boundary.protected;
 	share->due = 0;
 	if (share->oldest >= share->limit)
 		return;

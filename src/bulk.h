@@ -21,6 +21,8 @@ typedef struct RetentionShare
 	TimestampTz limit;			/* rows before it may go; -infinity: none */
 	bool		ties;			/* some of that very instant may go, too */
 	int64		due;			/* rows before the limit, up to `most` */
+	int64		kept;			/* rows before the cutoff that the minimum
+								 * keeps */
 	int64		deleted;
 	int64		batches;
 	int64		pending;		/* of the statement that is under way */

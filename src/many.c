@@ -83,6 +83,7 @@ typedef struct TenantGroup
 	Fate		fates[RETENTION_MOST_TENANTS];
 	int			reached;
 	bool		failed;
+	bool		full;			/* the next tenant did not fit */
 	RetentionShare *members[RETENTION_MOST_TENANTS];
 	int			nmembers;
 	int64		due;			/* of the members */
@@ -297,9 +298,13 @@ step_form_group(void *arg)
 	scans = retention_scans_open(group->target);
 	if (scans != NULL)
 	{
-		while (group->reached < group->count &&
-			   join_group(group, group->reached, scans))
-			group->reached++;
+		while (group->reached < group->count && !group->full)
+		{
+			if (join_group(group, group->reached, scans))
+				group->reached++;
+			else
+				group->full = true;
+		}
 		retention_scans_close(scans);
 	}
 	PopActiveSnapshot();
@@ -380,6 +385,7 @@ fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
 	group->target = &run->target;
 	group->count = Min(list_length(run->tenants) - from, most);
 	group->reached = 0;
+	group->full = false;
 	group->nmembers = 0;
 	group->due = 0;
 	for (int i = 0; i < group->count; i++)
@@ -485,11 +491,15 @@ retention_many_clean(RetentionRun *run)
 	while (stop == NULL && next < list_length(run->tenants))
 	{
 		int			from = next;
+		bool		full = false;
 
 		CHECK_FOR_INTERRUPTS();
 		if (retention_bulk_is_possible(&run->target) &&
 			list_length(run->tenants) > 1)
+		{
 			stop = clean_group(group, run, &next, most);
+			full = group->full;
+		}
 		else
 		{
 			RetentionDue *due = list_nth(run->tenants, next++);
@@ -499,13 +509,22 @@ retention_many_clean(RetentionRun *run)
 		}
 		/* as many as fitted this time, and some more */
 		most = Min(RETENTION_MOST_TENANTS, 2 * (next - from));
-		if (stop == NULL && retention_transaction_is_full(run) &&
-			next < list_length(run->tenants))
+		if (stop == NULL && next < list_length(run->tenants) &&
+			(full || retention_transaction_is_full(run)))
 			stop = retention_transaction_end(run, false);
 	}
 	pfree(group);
 	MemoryContextSwitchTo(caller);
 	return stop;
+}
+
+/*
+ * Are so many rows much, for a table of that size?
+ */
+static bool
+is_much(int64 rows, BlockNumber blocks)
+{
+	return rows > 0 && rows >= (int64) blocks * WALK_LEAST_ROWS_PER_BLOCK;
 }
 
 /*
@@ -517,7 +536,7 @@ retention_many_is_worth_a_walk(const RetentionRun *run, BlockNumber blocks)
 	return retention_bulk_is_possible(&run->target) &&
 		!run->target.may_keep &&
 		list_length(run->tenants) >= WALK_LEAST_TENANTS &&
-		run->record.estimated >= (int64) blocks * WALK_LEAST_ROWS_PER_BLOCK;
+		is_much(run->record.estimated, blocks);
 }
 
 /*
@@ -712,11 +731,13 @@ walk_segment(RetentionWalk *walk, BlockNumber from, BlockNumber to,
 			run->record.batches += stretch->deleted > 0 ? 1 : 0;
 			run->rows += stretch->deleted;
 
-			/* aim at as many blocks as make a batch */
-			if (stretch->reached < stretch->to)
-				*ahead = Max(1, (stretch->reached - from) + (stretch->reached - from) / 8);
-			else if (stretch->deleted < run->batch_size / 2)
-				*ahead = Min(MOST_BLOCKS, *ahead * 2);
+			/* aim at a little more than as many blocks as make a batch */
+			if (stretch->deleted > 0)
+				*ahead = 1 + (int64) (stretch->reached - from) *
+					run->batch_size / stretch->deleted * 9 / 8;
+			else
+				*ahead *= 2;
+			*ahead = Min(*ahead, MOST_BLOCKS);
 			from = stretch->reached;
 		}
 		else
@@ -790,6 +811,20 @@ keep_left(RetentionWalk *walk, bool all)
 }
 
 /*
+ * Is it still worth a walk, now that it is known how many of the rows that are
+ * older than the cutoff the minimum keeps?
+ */
+static bool
+is_still_worth_a_walk(RetentionWalk *walk, BlockNumber blocks)
+{
+	int64		due = walk->run->record.estimated;
+
+	for (int i = 0; i < walk->count; i++)
+		due -= walk->list[i]->kept;
+	return is_much(due, blocks);
+}
+
+/*
  * Walks over the table, block by block, and deletes what is due of all tenants
  * of the list, but for rows that are in somebody's way; who has such rows
  * stays in the list.  Several runs share the table, part by part.  Returns the
@@ -804,6 +839,8 @@ retention_many_walk(RetentionRun *run, BlockNumber blocks)
 	bool		given_up = false;
 	const char *stop = NULL;
 
+	if (!keep_limits_fresh(walk) || !is_still_worth_a_walk(walk, blocks))
+		return NULL;
 	elog(DEBUG1, "retention run " INT64_FORMAT " walks over %u blocks for %d tenants",
 		 run->record.id, blocks, walk->count);
 	retention_transaction_show(run);

@@ -1,0 +1,261 @@
+# 032_many.pl - many tenants at once: groups of tenants that share a statement, and walks
+# over the table; what they delete against the oracle, and what they leave to the cleanup
+# of one tenant: ties, rows that others hold, foreign keys, triggers that raise, tenants
+# that are being cleaned, other runs.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use RetentionTest;
+use RunTest;
+use Test::More;
+
+my $node = start_node('many', 'max_connections = 30');
+
+# A table without the triggers of other tests, which would keep runs from walking.
+$node->safe_psql('postgres', prepare_runs() . q{
+	DROP TRIGGER mischief ON executions;
+	ALTER TABLE executions ADD filler text;
+	ALTER TABLE executions ALTER filler SET STORAGE PLAIN});
+
+# Sixty tenants with 40 to 99 rows each, interleaved; policies and minimums that differ,
+# rows without a start, rows of unknown age, ties, a disabled policy, one without a policy.
+# So many hours lie between two rows of a tenant: with 12 most of them are due, with 1 few
+# are, and rows are wide, so that a walk does not pay.
+sub refill
+{
+	my ($hours) = @_;
+
+	$node->safe_psql('postgres', qq{
+		TRUNCATE executions, execution_retention_policies CASCADE;
+		DROP TABLE IF EXISTS part;
+		INSERT INTO executions (id, tenant_id, started_at, created_at, filler)
+		SELECT row_number() OVER (ORDER BY n, k), tenant, CASE WHEN (n + k) % 7 <> 0 THEN t END,
+			   CASE WHEN (n + k) % 7 <> 0 OR k % 11 <> 0 THEN t END,
+			   CASE WHEN $hours = 1 THEN repeat('.', 2500) END
+		FROM generate_series(1, 60) AS k,
+			 LATERAL (SELECT md5('tenant' || k)::uuid AS tenant) AS x,
+			 generate_series(1, 40 + k) AS n,
+			 LATERAL (SELECT date_trunc('hour', now()) - interval '5 minutes'
+						 - CASE WHEN k % 5 = 0 THEN n / 10 * 10 ELSE n END * interval '$hours hours' AS t) AS y
+		ORDER BY n, k;
+		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep, is_enabled)
+		SELECT md5('tenant' || k)::uuid, 1 + k % 9, k % 4 * 15, k <> 7 FROM generate_series(1, 59) AS k;
+	});
+	remember($node);
+	return;
+}
+
+# Everything that may go is gone and nothing else, history adds up, and no lock is left.
+sub check
+{
+	my ($name, %opt) = @_;
+	my $gone = gone($node);
+
+	is(verdict($node), $opt{verdict} // '0|0', "$name: as the oracle says");
+	is(last_run($node, 'status, rows_deleted'), ($opt{status} // 'succeeded') . "|$gone", "$name: history: the run");
+	is($node->safe_psql('postgres', q{
+			SELECT count(*) FROM (SELECT tenant_id, rows_deleted FROM retention.run_tenant
+					WHERE run_id = (SELECT max(id) FROM retention.run_history) AND rows_deleted > 0) AS t
+				 FULL JOIN (SELECT tenant_id, count(*) AS n FROM gone GROUP BY 1) AS g USING (tenant_id)
+			WHERE rows_deleted IS DISTINCT FROM n}), '0', "$name: history: tenant by tenant");
+	is($node->safe_psql('postgres', q{
+			SELECT count(*) FROM execution_retention_policies AS p
+				 JOIN (SELECT tenant_id, count(*) AS n FROM gone GROUP BY 1) AS g USING (tenant_id)
+			WHERE last_cleanup_deleted_count <> n OR last_cleanup_at IS NULL}), '0', "$name: the policies know")
+	  unless $opt{other};
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks
+			WHERE locktype = 'advisory' AND objsubid BETWEEN 7265 AND 7267}), '0', "$name: no lock is left");
+	return;
+}
+
+sub walk_of
+{
+	my ($arguments, $name) = @_;
+
+	return run($node, $arguments, before => 'SET client_min_messages = debug1', name => $name);
+}
+
+# ---- A walk: most of the table is due.
+{
+	foreach my $size (1, 7, 100, 1000)
+	{
+		refill(12);
+		like(walk_of("batch_size => $size", "walk by $size"), qr/walks over \d+ blocks for 58 tenants/,
+			"walk by $size: it is one");
+		check("walk by $size");
+		is(last_run($node, 'tenants_due = tenants, tenants_failed'), 't|0', "walk by $size: all tenants are counted");
+	}
+	my $most = $node->safe_psql('postgres', 'SELECT max(n) FROM (SELECT count(*) AS n FROM gone GROUP BY xid) AS x');
+	cmp_ok($most, '<=', 1000 + 250, "walk: a transaction deletes a batch and the rest of a block at most: $most rows");
+	unlike(walk_of('', 'again'), qr/walks over/, 'walk: nothing is due, nothing is walked');
+	check_nothing('again');
+}
+
+sub check_nothing
+{
+	my ($name) = @_;
+
+	is(last_run($node, 'status, rows_deleted'), 'succeeded|0', "$name: nothing is deleted");
+	is(verdict($node), '0|0', "$name: as the oracle says");
+	return;
+}
+
+# ---- Groups: little is due.
+foreach my $size (1, 10, 1000)
+{
+	refill(1);
+	unlike(walk_of("batch_size => $size", "groups by $size"), qr/walks over/, "groups by $size: no walk");
+	check("groups by $size");
+}
+
+# ---- A row that somebody holds: its tenant is done one by one, the others at once.
+foreach my $hours (1, 12)
+{
+	my $name = "held row, $hours";
+	my $app = $node->background_psql('postgres');
+
+	refill($hours);
+	my $held = $node->safe_psql('postgres', q{SELECT min(id) FROM oracle WHERE goes AND tenant_id = md5('tenant36')::uuid});
+	$app->query_safe("BEGIN; UPDATE executions SET created_at = created_at WHERE id = $held");
+	walk_of(q{batch_size => 50}, $name);
+	check($name, verdict => '1|0');
+	is(last_run($node, 'rows_skipped_locked'), '1', "$name: it is counted");
+	$app->query_safe('COMMIT');
+	$app->quit;
+	run($node, '', name => "$name: the next run");
+	is(verdict($node), '0|0', "$name: the next run takes it");
+}
+
+# ---- Held and moved away: it is young when it is let go.
+{
+	my $name = 'moved row';
+	my $app = $node->background_psql('postgres');
+
+	refill(12);
+	my $held = $node->safe_psql('postgres', q{SELECT min(id) FROM oracle WHERE goes AND tenant_id = md5('tenant36')::uuid});
+	$app->query_safe("BEGIN; UPDATE executions SET started_at = now() WHERE id = $held");
+	my $run = start_run($node, 'batch_size => 50');
+	wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $run->{pid} AND NOT granted",
+		"$name: the run comes to it");
+	$app->query_safe('COMMIT');
+	$app->quit;
+	wait_until_over($run, $name);
+	unlike(finish_run($run), qr/WARNING|ERROR/, "$name: no word of it");
+	is(verdict($node), '1|0', "$name: it stays, and so does whatever has to");
+}
+
+# ---- A foreign key protects rows here and there.
+foreach my $hours (1, 12)
+{
+	my $name = "foreign key, $hours";
+
+	refill($hours);
+	$node->safe_psql('postgres', q{
+		CREATE TABLE part (execution bigint REFERENCES executions);
+		INSERT INTO part SELECT id FROM oracle WHERE goes AND id % 41 = 0});
+	my $protected = $node->safe_psql('postgres', 'SELECT count(*) FROM part');
+	walk_of('batch_size => 100', $name);
+	check($name, verdict => "$protected|0");
+	is(last_run($node, 'rows_skipped_protected'), $protected, "$name: $protected rows are counted");
+}
+
+# ---- A trigger raises for rows of one tenant: it fails, the others do not.
+foreach my $hours (1, 12)
+{
+	my $name = "raising trigger, $hours";
+
+	refill($hours);
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION object_to() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF OLD.tenant_id = md5('tenant36')::uuid THEN RAISE 'not this one' USING ERRCODE = 'RT003'; END IF;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER object_to AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION object_to()});
+	my $err = walk_of('batch_size => 100', $name);
+	$node->safe_psql('postgres', 'DROP TRIGGER object_to ON executions; DROP FUNCTION object_to()');
+	like($err, qr/not this one \(SQLSTATE RT003\)/, "$name: the error is told");
+	is($node->safe_psql('postgres', q{SELECT tenant_id = md5('tenant36')::uuid, sqlstate FROM retention.run_tenant
+			WHERE run_id = (SELECT max(id) FROM retention.run_history) AND sqlstate IS NOT NULL}), 't|RT003',
+		"$name: and on record");
+	my $left = $node->safe_psql('postgres', q{SELECT count(*) FROM oracle WHERE goes AND tenant_id = md5('tenant36')::uuid});
+	check($name, verdict => "$left|0", status => 'partial');
+}
+
+# ---- A trigger calls what the walk asks about each row.
+{
+	my $name = 'meddling trigger';
+
+	refill(12);
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM retention.is_due(OLD.tenant_id, '-infinity'::timestamptz, NULL, '(0,1)');
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER meddle AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION meddle()});
+	walk_of('batch_size => 100', $name);
+	$node->safe_psql('postgres', 'DROP TRIGGER meddle ON executions; DROP FUNCTION meddle()');
+	check($name);
+}
+
+# ---- A tenant is being cleaned by somebody: left to them.
+foreach my $hours (1, 12)
+{
+	my $name = "busy tenant, $hours";
+	my $other = $node->background_psql('postgres');
+
+	refill($hours);
+	$other->query_safe(q{BEGIN; SELECT retention.lock_tenant(md5('tenant36')::uuid)});
+	walk_of('batch_size => 100', $name);
+	my $left = $node->safe_psql('postgres', q{SELECT count(*) FROM oracle WHERE goes AND tenant_id = md5('tenant36')::uuid});
+	is(verdict($node), "$left|0", "$name: all others are cleaned");
+	is(last_run($node, 'tenants_busy'), '1', "$name: it is counted");
+	$other->query_safe('ROLLBACK');
+	$other->quit;
+}
+
+# ---- Cancelled in the middle of a walk: what was committed is on record, by tenant, too.
+{
+	my $name = 'cancelled walk';
+
+	refill(12);
+	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+		"$name: some is deleted");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_until_over($run, $name);
+	finish_run($run);
+	my $gone = gone($node);
+	cmp_ok($gone, '>', 0, "$name: $gone rows are gone");
+	is((split /\|/, verdict($node))[1], '0', "$name: none that should stay");
+	is(last_run($node, 'status, rows_deleted'), "cancelled|$gone", "$name: history has them");
+	is($node->safe_psql('postgres', q{SELECT sum(rows_deleted) FROM retention.run_tenant
+			WHERE run_id = (SELECT max(id) FROM retention.run_history)}), $gone, "$name: tenant by tenant");
+	run($node, '', name => "$name: the next run");
+	is(verdict($node), '0|0', "$name: the next run does the rest");
+}
+
+# ---- Two runs share a walk.
+{
+	my $name = 'two walks';
+
+	refill(12);
+	my @runs = map { start_run($node, q{batch_size => 20, pause_between_batches => '5 ms'}) } 1 .. 2;
+	wait_until_over($_, $name) foreach @runs;
+	unlike(finish_run($_), qr/WARNING|ERROR/, "$name: no word of each other") foreach @runs;
+	is(verdict($node), '0|0', "$name: as the oracle says");
+	is($node->safe_psql('postgres', 'SELECT sum(rows_deleted) FROM (SELECT rows_deleted FROM retention.run_history
+			ORDER BY id DESC LIMIT 2) AS x'), gone($node), "$name: history adds up");
+}
+
+# ---- Nobody but a walk is told anything.
+is($node->safe_psql('postgres', q{SELECT count(*) FROM executions
+		WHERE retention.is_due(tenant_id, started_at, created_at, ctid)}), '0', 'is_due: false for everybody else');
+
+$node->stop;
+done_testing();
