@@ -783,10 +783,8 @@ DECLARE
 	prune_name text := retention.job_name('prune');
 	prune_schedule text := '17 3 * * *';
 	prune_command text := retention.job_command('prune');
-	schedule_hint text :=
-		'A schedule has five fields: minute, hour, day of month, month, day of week; ''0 2 * * *'' is every night at two.';
-	from_setting text :=
-		CASE WHEN cron IS NULL THEN '  This one is the setting retention.schedule.' ELSE '' END;
+	schedule_hint text := 'A schedule has five fields: minute, hour, day of month, month, day of week; ''0 2 * * *'' is every night at two.';
+	setting_hint text := CASE WHEN cron IS NULL THEN 'This one is the setting retention.schedule.' END;
 	other_role text;
 	is_active boolean;
 	error_code text;
@@ -802,7 +800,8 @@ BEGIN
 		-- pg_cron says this itself, but where the statement is run
 		IF schedule !~* '^\s*(@[a-z]+|\d+\s+seconds?|\S+(\s+\S+){4})\s*$' THEN
 			RAISE EXCEPTION 'invalid schedule: %', schedule
-				USING ERRCODE = 'invalid_parameter_value', HINT = schedule_hint || from_setting;
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = concat_ws('  ', schedule_hint, setting_hint);
 		END IF;
 		message := format('pg_cron keeps its jobs in database "%s": run the statement there.',
 			cron_database);
@@ -849,12 +848,14 @@ BEGIN
 			error_message = MESSAGE_TEXT, error_hint = PG_EXCEPTION_HINT;
 		RAISE EXCEPTION '%', error_message
 			USING ERRCODE = error_code,
-				HINT = CASE WHEN error_code = '22023'
-					THEN coalesce(nullif(error_hint, ''), schedule_hint) || from_setting
+				HINT = CASE
+					-- from 1.5 on pg_cron has a hint of its own
+					WHEN error_message ~ '^invalid schedule' THEN concat_ws('  ',
+						coalesce(rtrim(nullif(error_hint, ''), '.') || '.', schedule_hint), setting_hint)
 					WHEN error_hint <> '' THEN error_hint
 					WHEN error_code = '42501'
 					THEN format('GRANT USAGE ON SCHEMA cron TO %I;', current_user)
-					ELSE schedule_hint END;
+					ELSE concat_ws('  ', schedule_hint, setting_hint) END;
 	END;
 	IF other_role IS NOT NULL THEN
 		RAISE EXCEPTION 'job "%" belongs to role "%"', job_name, other_role

@@ -246,7 +246,9 @@ my @parts = (
 
 # What such a statement may say: that it lost a race, or that there is nothing to do.
 my $harmless = join '|', 'deadlock detected', 'lock timeout', 'already exists', 'does not exist',
-  'is not a partition', 'is already a partition', 'pending detach', 'cannot complete detaching';
+  'is not a partition', 'is already a partition', 'pending detach', 'cannot complete detaching',
+  # of a partition that was away while the columns changed
+  'has different type for column', 'is missing column', 'not found in parent';
 
 sub disturb
 {
