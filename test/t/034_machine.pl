@@ -17,6 +17,7 @@ use Test::More;
 # ---- by what stands in a file.  Needs a compiler.
 my $clock_file = PostgreSQL::Test::Utils::tempdir() . '/clock';
 my $library = "$clock_file.so";
+my ($faults, $jumps) = (0, 0);
 
 sub set_clock
 {
@@ -26,6 +27,7 @@ sub set_clock
 	binmode $file;
 	syswrite $file, pack('q', $seconds) or die "$clock_file: $!";
 	close $file;
+	$jumps++ if $seconds != 0;
 	return;
 }
 
@@ -90,6 +92,7 @@ sub refill
 	my ($name, $rows, %stop) = @_;
 
 	note("---- $name");
+	$faults++;
 	$node->safe_psql('postgres', 'TRUNCATE executions, execution_retention_policies;'
 		  . rows_of($tenant, $rows + 20, newest => 50) . policy($tenant, 30, 20)
 		  . rows_of($other, 220, newest => 50, first => 100_001) . policy($other, 30, 20));
@@ -366,5 +369,6 @@ SKIP:
 	done($name, 'interrupted,succeeded');
 }
 
+note("reliability: faults of the machine survived: $faults (jumps of the clock $jumps)");
 $node->stop;
 done_testing();
