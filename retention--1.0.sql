@@ -1267,7 +1267,7 @@ BEGIN
 			(j.last_status = 'failed', 'warning',
 				format('Its last start failed: %s.', rtrim(j.last_message, E'.\n ')),
 				CASE j.last_message WHEN 'connection failed'
-					THEN 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect.' END)
+					THEN 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect; it needs one of max_connections.' END)
 			) AS f (applies, severity, finding, advice)
 		WHERE f.applies;
 

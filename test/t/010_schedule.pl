@@ -127,7 +127,7 @@ $node->safe_psql('postgres', qq{
 	VALUES ($id, 1006, 'postgres', current_user, 'CALL retention.run()', 'failed', 'connection failed')});
 is($node->safe_psql('postgres', 'SELECT severity, object, finding, advice FROM retention.check_schedule()'),
 	'warning|job retention:postgres|Its last start failed: connection failed.|'
-	  . 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect.',
+	  . 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect; it needs one of max_connections.',
 	'check: cannot connect');
 
 # The pruning job's command, as pg_cron would run it

@@ -3,7 +3,7 @@
 # batch, and another one that it starts meanwhile steps aside.
 #
 # The pg_cron of Debian 12 knows no seconds, so the test waits for the full minute, once,
-# for both servers.
+# for both servers, and for a third one on which no connection is left.
 
 use strict;
 use warnings FATAL => 'all';
@@ -26,7 +26,7 @@ my %node;
 
 sub prepare
 {
-	my ($mode) = @_;
+	my ($mode, @more) = @_;
 	my $node = PostgreSQL::Test::Cluster->new("run_by_cron_$mode");
 
 	$node->init;
@@ -35,7 +35,7 @@ sub prepare
 		'autovacuum = off', "shared_preload_libraries = 'pg_cron,retention'",
 		"cron.database_name = 'postgres'", "cron.host = '" . $node->host . "'",
 		'retention.max_rows_per_second = 1000', 'retention.batch_size = 500',
-		'log_statement = none', @{ $settings{$mode} }));
+		'log_statement = none', @{ $settings{$mode} // [] }, @more));
 	$node->start;
 	$node->safe_psql('postgres',
 		'CREATE EXTENSION pg_cron;' . prepare_runs()
@@ -62,6 +62,17 @@ foreach my $mode (sort keys %settings)
 			SELECT count(*) FROM retention.scheduled_jobs
 			WHERE kind = 'run' AND schedule = '* * * * *' AND active}), '2', "$mode: two jobs");
 }
+
+# A server on which no connection is left when pg_cron wants one.
+my $full = prepare('libpq_full', 'max_connections = 8', 'superuser_reserved_connections = 0');
+my @sessions = $full->background_psql('postgres');
+for (1 .. 20)
+{
+	my $session = eval { $full->background_psql('postgres') } or last;
+	push @sessions, $session;
+}
+cmp_ok(scalar(@sessions), '<=', 8, 'full: all connections are taken');
+$sessions[0]->query_safe(q{SELECT FROM retention.schedule('* * * * *')});
 
 # Both servers at a time, as long as a run goes on in one of them.
 my %seen;
@@ -106,5 +117,22 @@ foreach my $mode (sort keys %settings)
 	unlike(slurp_file($node->logfile), qr/WARNING|ERROR|FATAL/, "$mode: nobody complains in the log");
 	$node->stop;
 }
+
+# It says so, and nothing was begun; with a connection it goes on.
+my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+my $failed = q{SELECT count(*) > 0 FROM cron.job_run_details WHERE status = 'failed'};
+until ($sessions[0]->query_safe($failed) eq 't' || time > $end)
+{
+	$sessions[0]->query_safe('SELECT pg_sleep(0.1)');
+}
+is($sessions[0]->query_safe(q{SELECT DISTINCT status, return_message FROM cron.job_run_details}),
+	'failed|connection failed', 'full: pg_cron could not connect');
+like($sessions[0]->query_safe(q{SELECT severity, finding, advice FROM retention.check() WHERE object ~ '^job'}),
+	qr/^warning\|Its last start failed: connection failed\.\|.*max_connections/m, 'full: check says so');
+is($sessions[0]->query_safe('SELECT count(*) FROM retention.run_history'), '0', 'full: no run began');
+$_->quit foreach @sessions;
+run($full, 'max_rows_per_second => 0', name => 'full: with a connection');
+is(verdict($full), '0|0', 'full: with a connection all that is due is gone');
+$full->stop;
 
 done_testing();
