@@ -222,7 +222,25 @@ my @plain = (
 	'CREATE INDEX CONCURRENTLY IF NOT EXISTS other ON executions (started_at)',
 	'DROP INDEX CONCURRENTLY IF EXISTS other',
 	'CLUSTER executions USING executions_pkey');
-my $attach = q{ALTER TABLE executions ATTACH PARTITION side FOR VALUES FROM ('-infinity') TO ('2000-01-01')};
+# with the columns that the table has got, or lost, meanwhile
+my $attach = q{DO $$
+	DECLARE
+		note_type text;
+		has_extra boolean;
+	BEGIN
+		IF (SELECT relispartition FROM pg_class WHERE oid = 'side'::regclass) THEN
+			RETURN;
+		END IF;
+		SELECT max(format_type(atttypid, atttypmod)) FILTER (WHERE attname = 'note'), bool_or(attname = 'extra')
+		INTO note_type, has_extra
+		FROM pg_attribute WHERE attrelid = 'executions'::regclass AND NOT attisdropped;
+		EXECUTE 'ALTER TABLE side ALTER COLUMN note TYPE ' || note_type;
+		ALTER TABLE side DROP COLUMN IF EXISTS extra;
+		IF has_extra THEN
+			ALTER TABLE side ADD COLUMN extra integer;
+		END IF;
+		ALTER TABLE executions ATTACH PARTITION side FOR VALUES FROM ('-infinity') TO ('2000-01-01');
+	END $$};
 # old rows, the oldest of all, in a partition that comes and goes
 my $old_rows = q{
 	WITH fresh AS (
@@ -254,12 +272,12 @@ sub disturb
 {
 	my ($db, $statements) = @_;
 	my $sql = $statements->[ int(rand(@$statements)) ];
-	my @parts = $sql =~ /^BEGIN/ ? ($sql) : split /; /, $sql;
+	my @parts = $sql =~ /^(BEGIN|DO)/ ? ($sql) : split /; /, $sql;
 	my ($rc, $out, $err) = $node->psql($db, join("\n", "SET lock_timeout = '5s';", map { "$_;" } @parts));
 
 	$sum{ddl}++;
 	$err = join "\n", grep { /ERROR/ && !/$harmless/ } split /\n/, $err;
-	is($err, '', "$db: $sql") if $err ne '';
+	is($err, '', "$db: " . ($sql =~ /^(.*)/)[0]) if $err ne '';
 	# a moment for the others
 	$node->safe_psql($db, 'SELECT pg_sleep(' . rand(0.1) . ')');
 	return;
