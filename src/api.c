@@ -563,9 +563,11 @@ retention_due_tenants(PG_FUNCTION_ARGS)
 	TimestampTz before = 0;
 	RetentionStatement statement;
 	Reading		reading;
+	RetentionScope scope;
 	Oid			policy_relid;
+	Oid			policy_owner;
 	List	   *passed = NIL;
-	bool		as_owner;
+	bool		apart;
 
 	if (!PG_ARGISNULL(0))
 		before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
@@ -574,14 +576,18 @@ retention_due_tenants(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	open_reading(&reading);
 	policy_relid = retention_policy_relid();
-	as_owner = retention_scope_switches(reading.target->owner);
-	if (as_owner)
+	policy_owner = retention_relation_owner(policy_relid);
+	apart = retention_scope_switches(policy_owner) ||
+		retention_scope_switches(reading.target->owner);
+	if (apart)
 	{
 		statement = retention_query_policies(policy_relid);
+		retention_scope_begin(&scope, "pg_catalog, pg_temp", policy_owner);
 		passed = retention_policy_list(policy_relid, &statement, NULL);
+		retention_scope_end(&scope);
 	}
 	begin_reading(&reading);
-	statement = retention_query_oldest(reading.target, policy_relid, as_owner);
+	statement = retention_query_oldest(reading.target, policy_relid, apart);
 	retention_policy_oldest(policy_relid, &statement, passed, now,
 							PG_ARGISNULL(0) ? NULL : &before,
 							put_due_tenant, rsinfo);
