@@ -12,6 +12,7 @@
 #   make coverage             the tests, and which lines of src they run
 #   make test-crash           several hundred random faults (RETENTION_FAULTS=400)
 #   make test-stress          everything at once (RETENTION_STRESS_SECONDS=120)
+#   make test-fuzz            bad input for minutes (RETENTION_FUZZ_SECONDS=240)
 #   make test-matrix          the tests on each supported major, and upgrades
 #   make test-upgrade         upgrades alone, from each major to the next
 #   make lint | indent        check everything | reformat the C files
@@ -77,7 +78,7 @@ pgtap:
 	$(bindir)/dropdb $(PGTAP_DB)
 
 test:
-	scripts/deps alembic npm
+	scripts/deps alembic fuzz npm
 	scripts/test
 
 test-unit:
@@ -100,6 +101,11 @@ test-crash:
 
 test-stress:
 	RETENTION_STRESS_SECONDS=$${RETENTION_STRESS_SECONDS:-120} scripts/test test/t/033_stress.pl
+
+test-fuzz:
+	scripts/deps fuzz
+	RETENTION_FUZZ_SECONDS=$${RETENTION_FUZZ_SECONDS:-240} RETENTION_SMITH_QUERIES=$${RETENTION_SMITH_QUERIES:-10000} \
+		scripts/test test/t/067_hostile_input.pl test/t/068_sqlsmith.pl
 
 test-matrix:
 	scripts/matrix
@@ -125,4 +131,4 @@ check-includes:
 indent:
 	test/lint/indent --write
 
-.PHONY: pgtap test test-upgrade test-unit test-valgrind test-assertions reliability test-crash test-stress test-matrix coverage demo bench lint check-symbols check-includes indent
+.PHONY: pgtap test test-upgrade test-unit test-valgrind test-assertions reliability test-crash test-stress test-fuzz test-matrix coverage demo bench lint check-symbols check-includes indent
