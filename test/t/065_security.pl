@@ -105,6 +105,302 @@ $node->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 	is($node->safe_psql('traps', 'SELECT count(*) FROM app.executions'), '9', "owner's code: what was due is gone");
 }
 
-print "# reliability: security: attacks tried: $attacks, succeeded: 0\n" if Test::More->builder->is_passing;
+
+# ---- Nor code of whoever owns the policies: what an owner can put on a table that the job reads
+# and writes.
+{
+	$node->safe_psql('traps', "CREATE ROLE keeper LOGIN; GRANT keeper TO app; GRANT CREATE, USAGE ON SCHEMA app TO keeper;
+		SET search_path = app;
+		ALTER TABLE execution_retention_policies OWNER TO keeper; GRANT INSERT ON seen TO keeper; SET SESSION AUTHORIZATION keeper;
+		CREATE INDEX on_policies ON execution_retention_policies (tenant_id) WHERE trap('policies');
+		CREATE TRIGGER on_policies BEFORE UPDATE ON execution_retention_policies FOR EACH ROW EXECUTE FUNCTION trigger_trap()");
+	$node->safe_psql('traps', "SET search_path = app; SET SESSION AUTHORIZATION app; INSERT INTO executions
+		SELECT i, '$tenant', now() - i * interval '1 day', now() FROM generate_series(50, 300) i");
+	# in each a new session, that has nothing planned yet
+	seen('traps');
+	foreach my $call ([ 'run', 'CALL retention.run()', 'app,keeper' ], [ 'cleanup', "SELECT app.cleanup_old_executions('$tenant')", 'keeper' ],
+		[ 'preview', 'SELECT * FROM retention.preview()', 'keeper' ], [ 'due_tenants', 'SELECT * FROM retention.due_tenants()', 'keeper' ])
+	{
+		my ($rc, $out, $err) = $node->psql('traps', "$call->[1];", on_error_stop => 1);
+		my ($who, $traps) = seen('traps');
+
+		is($rc, 0, "code of the policies' owner: $call->[0] succeeds") or diag $err;
+		like($who, qr/^((app|keeper)\n?)*$/, "code of the policies' owner: $call->[0] runs none of it as a superuser");
+		like($traps, qr/policies/, "code of the policies' owner: $call->[0] meets the traps");
+		$attacks++;
+	}
+}
+
+# ---- A trigger that tries everything, when a superuser cleans: none of it works, and the
+# session is as it was.
+my @mischief = (
+	[ 'RESET ROLE', 'RESET ROLE', '42501' ], [ 'SET ROLE', 'SET ROLE postgres', '42501' ],
+	[ 'SET SESSION AUTHORIZATION', 'SET SESSION AUTHORIZATION DEFAULT', '42501' ], [ 'set_config role', q{SELECT set_config('role', 'none', false)}, '42501' ],
+	[ 'ALTER ROLE', 'ALTER ROLE app SUPERUSER', '42501' ], [ 'CREATE ROLE', 'CREATE ROLE app2 SUPERUSER', '42501' ],
+	[ 'GRANT', 'GRANT postgres TO app', '(42501|0LP01)' ], [ 'a function in retention', 'CREATE FUNCTION retention.evil() RETURNS int LANGUAGE sql AS $x$SELECT 1$x$', '42501' ],
+	[ 'a temporary table', 'CREATE TEMP TABLE t ()', '42501' ], [ 'history', 'UPDATE retention.run_history SET rows_deleted = 0', '42501' ],
+	[ 'history of tenants', 'DELETE FROM retention.run_tenant', '42501' ], [ 'the target', q{UPDATE retention.target SET relation = 'pg_class'}, '42501' ],
+	[ 'policies', 'UPDATE public.execution_retention_policies SET retention_days = 1', '42501' ], [ 'a setting', 'SET retention.default_retention_days = 0', '42501' ],
+	[ 'the switch', 'SET retention.enabled = off', '42501' ], [ 'ALTER SYSTEM', 'ALTER SYSTEM SET fsync = off', '(42501|25001|0A000)' ],
+	[ 'COMMIT', 'COMMIT', '(0A000|2D000)' ], [ 'DISCARD', 'DISCARD ALL', '(42501|25001)' ], [ 'LISTEN', 'LISTEN x', '42501' ],
+	[ 'a cursor that lasts', 'DECLARE c CURSOR WITH HOLD FOR SELECT 1', '(42501|0A000|42P11)' ], [ 'PREPARE', 'DEALLOCATE ALL', '(42501|00000)' ],
+	[ 'a program', q{COPY (SELECT 1) TO PROGRAM 'true'}, '42501' ], [ 'a file', q{SELECT pg_read_file('postgresql.conf')}, '42501' ],
+	[ 'LOAD', q{LOAD 'plpgsql'}, '(42501|00000)' ], [ 'a run', 'CALL retention.run()', '(2D000|42501)' ], [ 'attach', 'SELECT retention.attach()', '42501' ],
+	[ 'replica', 'SET session_replication_role = replica', '42501' ],
+	# what is allowed and must not last
+	[ 'search_path', 'SET search_path = app, pg_catalog', '00000' ], [ 'row_security', 'SET row_security = on', '00000' ],
+	[ 'lock_timeout', 'SET lock_timeout = 77777', '00000' ], [ 'statement_timeout', 'SET statement_timeout = 77777', '00000' ],
+	[ 'work_mem', q{SELECT set_config('work_mem', '7777kB', false)}, '00000' ], [ 'planner', 'SET enable_indexscan = off', '00000' ],
+	[ 'constraints', 'SET CONSTRAINTS ALL DEFERRED', '00000' ], [ 'plans', 'DISCARD PLANS', '(42501|00000)' ]);
+{
+	my $db = 'mischief';
+	my $n = 0;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, "CREATE SCHEMA app AUTHORIZATION app; CREATE EXTENSION retention;
+		SET SESSION AUTHORIZATION app; SET search_path = app, public;
+		CREATE TABLE executions (id bigint, tenant_id uuid NOT NULL, started_at timestamptz, created_at timestamptz);
+		CREATE TABLE tried (n integer, state text, who name);
+		CREATE TABLE todo (n integer, sql text);
+		INSERT INTO todo VALUES " . join(', ', map { $n++; "($n, \$q\$$_->[1]\$q\$)" } @mischief) . ";
+		CREATE FUNCTION try_all() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		DECLARE t app.todo; state text;
+		BEGIN
+			FOR t IN SELECT * FROM app.todo ORDER BY n LOOP
+				state := '00000';
+				BEGIN
+					EXECUTE t.sql;
+				EXCEPTION WHEN OTHERS THEN
+					state := SQLSTATE;
+				END;
+				INSERT INTO app.tried VALUES (t.n, state, current_user);
+			END LOOP;
+			RETURN OLD;
+		END \$\$;
+		CREATE TRIGGER try_all BEFORE DELETE ON executions FOR EACH ROW EXECUTE FUNCTION try_all();
+		INSERT INTO executions SELECT i, '$tenant', now() - i * interval '1 day', now() FROM generate_series(1, 10) i;");
+	$node->safe_psql($db, "SELECT retention.attach('app.executions'); SELECT retention.set_policy('$tenant', 5, true, 0)");
+
+	# pg_settings before and after, in one session
+	my $settings = q{SELECT md5(string_agg(name || setting, '|' ORDER BY name)), current_user, session_user FROM pg_settings
+		WHERE name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable') AND name NOT LIKE 'plpgsql.%'};
+	foreach my $call ([ 'run', 'CALL retention.run();' ], [ 'cleanup', "SELECT deleted_count FROM cleanup_old_executions('$tenant', 2, 0);" ],
+		[ 'cleanup_tenant', "SELECT retention.set_policy('$tenant', 1, true, 0); SELECT deleted_count FROM retention.cleanup_tenant('$tenant');" ])
+	{
+		my ($rc, $out, $err) = $node->psql($db, "SELECT retention.cutoff(now(), 0); \\o /dev/null\n\\o\n$settings;\n\\o /dev/null\n$call->[1]\n\\o\n$settings;", on_error_stop => 1);
+		my (undef, $before, $after) = split /\n/, $out;
+		is($rc, 0, "mischief: $call->[0] succeeds") or diag $err;
+		is($after, $before, "mischief: $call->[0] leaves the session as it was");
+		is($node->safe_psql($db, 'SELECT DISTINCT who FROM app.tried'), 'app', "mischief: $call->[0]: as the owner, to the end");
+		my %state = map { split /\|/ } split /\n/, $node->safe_psql($db, "SELECT n, string_agg(DISTINCT state, ',') FROM app.tried GROUP BY n");
+		for my $i (1 .. @mischief)
+		{
+			my ($what, undef, $expected) = @{ $mischief[ $i - 1 ] };
+			like($state{$i} // 'not tried', qr/^$expected$/, "mischief: $call->[0]: $what");
+			$attacks++;
+		}
+		$node->safe_psql($db, 'TRUNCATE app.tried');
+	}
+	is($node->safe_psql($db, q{SELECT count(*) FROM pg_roles WHERE rolsuper AND rolname ~ 'app'}), '0', 'mischief: nobody has become a superuser');
+
+	# a trigger that is put off until the commit would run as the superuser: it is an error instead
+	$node->safe_psql($db, "SET search_path = app; DROP TRIGGER try_all ON executions;
+		SET SESSION AUTHORIZATION app;
+		CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN SET CONSTRAINTS ALL DEFERRED; RETURN OLD; END';
+		CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO app.tried VALUES (0, ''late'', current_user); RETURN NULL; END';
+		CREATE TRIGGER put_off BEFORE DELETE ON executions FOR EACH STATEMENT EXECUTE FUNCTION put_off();
+		CREATE CONSTRAINT TRIGGER late AFTER DELETE ON executions DEFERRABLE FOR EACH ROW EXECUTE FUNCTION late();
+		INSERT INTO executions SELECT i, '$tenant', now() - i * interval '1 day', now() FROM generate_series(100, 110) i");
+	my ($rc, $out, $err) = $node->psql($db, 'CALL retention.run()');
+	like($err, qr/cannot fire deferred trigger within security-restricted operation/, 'mischief: a trigger that is put off: run');
+	($rc, $out, $err) = $node->psql($db, "BEGIN; SELECT cleanup_old_executions('$tenant', 5, 0); COMMIT;");
+	like($err, qr/cannot fire deferred trigger within security-restricted operation/, 'mischief: a trigger that is put off: cleanup');
+	is($node->safe_psql($db, q{SELECT count(*) FROM app.tried WHERE who <> 'app'}), '0', 'mischief: and never runs as the superuser');
+	$attacks += 2;
+}
+
+# ---- Names that shadow those of the server, in a schema before pg_catalog and in pg_temp, when
+# the extension is created and when it is used: nothing of theirs is ever called.
+my $shadows = q{
+	CREATE TABLE evil.called (what text);
+	CREATE FUNCTION evil.note(what text) RETURNS void LANGUAGE sql VOLATILE AS 'INSERT INTO evil.called VALUES (what)';
+	} . join('', map {
+		my ($name, $arguments, $returns, $value) = @$_;
+		"CREATE FUNCTION evil.$name($arguments) RETURNS $returns LANGUAGE plpgsql AS \$\$ BEGIN PERFORM evil.note('$name'); RETURN $value; END \$\$;\n"
+	} ([ 'now', '', 'timestamptz', "'infinity'" ], [ 'clock_timestamp', '', 'timestamptz', "'infinity'" ], [ 'count', 'anyelement', 'bigint', '0' ],
+		[ 'format', 'text, VARIADIC anyarray', 'text', "'DROP TABLE executions'" ], [ 'current_setting', 'text', 'text', "'0'" ],
+		[ 'set_config', 'text, text, boolean', 'text', "'0'" ], [ 'timezone', 'text, timestamptz', 'timestamp', "'infinity'" ],
+		[ 'gen_random_uuid', '', 'uuid', 'NULL' ], [ 'to_char', 'timestamptz, text', 'text', "'x'" ], [ 'concat_ws', 'text, VARIADIC text[]', 'text', "'x'" ],
+		[ 'quote_ident', 'text', 'text', "'x'" ], [ 'unnest', 'uuid[]', 'uuid', 'NULL' ], [ 'isfinite', 'timestamptz', 'boolean', 'false' ],
+		[ 'round', 'numeric, integer', 'numeric', '0' ], [ 'has_table_privilege', 'text, text', 'boolean', 'true' ],
+		[ 'pg_has_role', 'text, text', 'boolean', 'true' ], [ 'current_database', '', 'name', "'x'" ],
+		[ 'is_equal', 'uuid, uuid', 'boolean', 'true' ], [ 'is_before', 'timestamptz, timestamptz', 'boolean', 'true' ],
+		[ 'int_is_less', 'integer, integer', 'boolean', 'true' ], [ 'text_is_equal', 'text, text', 'boolean', 'true' ], [ 'minus', 'timestamptz, interval', 'timestamptz', "'infinity'" ],
+		[ 'join_texts', 'text, text', 'text', "'x'" ])) . q{
+	CREATE OPERATOR evil.= (FUNCTION = evil.is_equal, LEFTARG = uuid, RIGHTARG = uuid);
+	CREATE OPERATOR evil.= (FUNCTION = evil.text_is_equal, LEFTARG = text, RIGHTARG = text);
+	CREATE OPERATOR evil.< (FUNCTION = evil.is_before, LEFTARG = timestamptz, RIGHTARG = timestamptz);
+	CREATE OPERATOR evil.>= (FUNCTION = evil.is_before, LEFTARG = timestamptz, RIGHTARG = timestamptz);
+	CREATE OPERATOR evil.> (FUNCTION = evil.is_before, LEFTARG = timestamptz, RIGHTARG = timestamptz);
+	CREATE OPERATOR evil.< (FUNCTION = evil.int_is_less, LEFTARG = integer, RIGHTARG = integer);
+	CREATE OPERATOR evil.>= (FUNCTION = evil.int_is_less, LEFTARG = integer, RIGHTARG = integer);
+	CREATE OPERATOR evil.- (FUNCTION = evil.minus, LEFTARG = timestamptz, RIGHTARG = interval);
+	CREATE OPERATOR evil.|| (FUNCTION = evil.join_texts, LEFTARG = text, RIGHTARG = text);
+	CREATE DOMAIN evil.uuid AS text; CREATE DOMAIN evil.timestamptz AS text; CREATE DOMAIN evil.regclass AS text; CREATE DOMAIN evil.jsonb AS text;
+	CREATE TABLE evil.pg_class (oid oid, relname name); CREATE TABLE evil.pg_extension (extname name, extnamespace oid);
+	CREATE TABLE evil.pg_settings (name text, setting text); CREATE TABLE evil.target (relation regclass);
+	CREATE TABLE evil.run_history (id bigint); CREATE TABLE evil.execution_retention_policies (tenant_id uuid);
+	GRANT ALL ON ALL TABLES IN SCHEMA evil TO PUBLIC; GRANT USAGE ON SCHEMA evil TO PUBLIC;};
+{
+	my $db = 'shadows';
+	my $path = 'SET search_path = evil, pg_catalog, app, public;
+		CREATE TEMP TABLE pg_class (oid oid); CREATE TEMP TABLE run_history (id bigint); CREATE TEMP TABLE execution_retention_policies (id int);
+		CREATE TEMP TABLE target (relation pg_catalog.text);';
+
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, "CREATE SCHEMA evil; CREATE SCHEMA app; $shadows
+		CREATE TABLE app.executions (id bigint, tenant_id uuid NOT NULL, started_at timestamptz, created_at timestamptz);
+		INSERT INTO app.executions SELECT i, '$tenant', pg_catalog.now() - i * interval '1 day', pg_catalog.now() FROM generate_series(1, 300) i");
+	my @calls = ('CREATE EXTENSION retention SCHEMA public', "SELECT retention.attach('app.executions')",
+		"SELECT retention.set_policy('$tenant', 100, true, 0)", "SELECT retention.get_policy('$tenant')", 'SELECT retention.list_policies()',
+		'SELECT * FROM retention.preview()', 'SELECT * FROM retention.status', 'SELECT * FROM retention.health()', 'SELECT * FROM retention.check()',
+		'SELECT * FROM retention.metrics', 'SELECT * FROM retention.due_tenants()',
+		'CALL retention.run(batch_size => 7)', 'SELECT * FROM retention.history', 'SELECT * FROM retention.progress', 'SELECT * FROM retention.scheduled_jobs',
+		"SELECT public.cleanup_old_executions('$tenant', 50, 0)", "SELECT retention.set_policy('$tenant', 20)", "SELECT retention.cleanup_tenant('$tenant')",
+		'SET retention.apply_default_policy = on; DELETE FROM public.execution_retention_policies; CALL retention.run()',
+		"INSERT INTO public.execution_retention_policies (tenant_id) VALUES ('$tenant'); UPDATE public.execution_retention_policies SET retention_days = 4",
+		"SELECT retention.remove_policy('$tenant')", 'SELECT retention.unschedule()');
+	foreach my $call (@calls)
+	{
+		# each statement of its own: a run has to be able to commit
+		my ($rc, $out, $err) = $node->psql($db, "$path\n" . ($call =~ s/; /;\n/gr) . ';', on_error_stop => 1);
+
+		is($rc, 0, 'shadows: ' . substr($call, 0, 50) . ' succeeds') or diag $err;
+		# what the statement itself names is the caller's business
+		is($node->safe_psql($db, 'SELECT DISTINCT what FROM evil.called'), '', 'shadows: and calls none of them') unless $call =~ /DELETE FROM|INSERT INTO/;
+		$node->safe_psql($db, 'TRUNCATE evil.called');
+		$attacks++;
+	}
+	is($node->safe_psql($db, 'SELECT count(*) FROM app.executions'), '19', 'shadows: what is deleted is what the clock of the server says');
+}
+
+# ---- Objects that wait for CREATE EXTENSION under its names: it fails and leaves nothing, and
+# takes none of them for its own.
+{
+	my $db = 'captured';
+
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, 'GRANT CREATE ON SCHEMA public TO app; GRANT CREATE ON DATABASE captured TO app');
+	my %waiting = (
+		'a schema of somebody else' => [ 'CREATE SCHEMA retention', '42P06', 'DROP SCHEMA retention' ],
+		'a policy table' => [ 'CREATE TABLE execution_retention_policies (tenant_id uuid)', '42P07', 'DROP TABLE execution_retention_policies' ],
+		'a type' => [ 'CREATE TYPE execution_retention_policies AS (a integer)', '(42710|42P07)', 'DROP TYPE execution_retention_policies' ],
+		'a view' => [ 'CREATE VIEW execution_retention_policies AS SELECT 1 AS one', '42P07', 'DROP VIEW execution_retention_policies' ],
+		'an index name' => [ 'CREATE TABLE idx_retention_policies_tenant ()', '42P07', 'DROP TABLE idx_retention_policies_tenant' ],
+		'a key name' => [ 'CREATE TABLE unique_tenant_retention_policy ()', '42P07', 'DROP TABLE unique_tenant_retention_policy' ],
+		'the cleanup' => [ "CREATE FUNCTION cleanup_old_executions(uuid, integer, integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+			'(42723|42710)', 'DROP FUNCTION cleanup_old_executions' ],
+		'the trigger function' => [ "CREATE FUNCTION update_execution_retention_policies_updated_at() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+			'(42723|42710)', 'DROP FUNCTION update_execution_retention_policies_updated_at' ]);
+	foreach my $name (sort keys %waiting)
+	{
+		my ($sql, $state, $undo) = @{ $waiting{$name} };
+
+		$node->safe_psql($db, "SET SESSION AUTHORIZATION app; $sql");
+		my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\nCREATE EXTENSION retention;", on_error_stop => 1);
+		like($err, qr/ERROR:  $state:/, "captured: $name: an error");
+		is($node->safe_psql($db, q{SELECT count(*) FROM pg_extension WHERE extname = 'retention'}), '0', "captured: $name: nothing is left");
+		$node->safe_psql($db, "SET SESSION AUTHORIZATION app; $undo");
+		$attacks++;
+	}
+	# overloads beside it neither capture the calls nor break them
+	$node->safe_psql($db, "SET SESSION AUTHORIZATION app;
+		CREATE TABLE executions (id bigint, tenant_id uuid NOT NULL, started_at timestamptz, created_at timestamptz);
+		CREATE TABLE captured (by text);
+		" . join('', map { "CREATE FUNCTION cleanup_old_executions($_) RETURNS TABLE (deleted_count integer, execution_summary jsonb) LANGUAGE sql
+			AS 'INSERT INTO captured VALUES (''$_''); SELECT 0, NULL::jsonb';" } 'uuid', 'uuid, integer', 'uuid, integer, integer', 'uuid, bigint, bigint, bigint',
+			'uuid, VARIADIC integer[]', 'anyelement, integer, integer, integer'));
+	$node->safe_psql($db, "CREATE EXTENSION retention; INSERT INTO executions SELECT i, '$tenant', now() - i * interval '1 day', now() FROM generate_series(1, 10) i;
+		SELECT retention.set_policy('$tenant', 5, true, 0)");
+	is($node->safe_psql($db, "SELECT deleted_count FROM retention.cleanup_tenant('$tenant')"), '6', 'captured: overloads do not stand in the way');
+	is($node->safe_psql($db, 'SELECT count(*) FROM captured'), '0', 'captured: and are not called');
+	$attacks++;
+}
+
+# ---- The owner of a database who is no superuser: cannot create the extension, is told what it
+# takes, and can do with it what a superuser grants.
+{
+	$node->safe_psql('postgres', 'CREATE ROLE landlord LOGIN CREATEROLE; CREATE DATABASE house OWNER landlord');
+	$node->safe_psql('house', 'SET SESSION AUTHORIZATION landlord; CREATE TABLE executions (id bigint, tenant_id uuid NOT NULL, started_at timestamptz)');
+	my $err = psql_fails($node, 'house', 'SET SESSION AUTHORIZATION landlord; CREATE EXTENSION retention;', '42501', 'not trusted');
+	like($err, qr/permission denied to create extension "retention".*\nHINT:  Must be superuser to create this extension\./, 'not trusted: says what it takes');
+	is($node->safe_psql('house', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'retention'}), '0', 'not trusted: leaves nothing');
+	$node->safe_psql('house', 'CREATE EXTENSION retention;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON execution_retention_policies TO landlord;
+		GRANT EXECUTE ON ALL ROUTINES IN SCHEMA retention, public TO landlord');
+	$node->safe_psql('house', "SET SESSION AUTHORIZATION landlord; SELECT retention.set_policy('$tenant', 30);
+		INSERT INTO executions SELECT i, '$tenant', now() - i * interval '1 day' FROM generate_series(1, 200) i");
+	is($node->psql('house', "SET SESSION AUTHORIZATION landlord;\nCALL retention.run();", on_error_stop => 1), 0, 'not trusted: with what is granted the owner runs it');
+	is($node->safe_psql('house', 'SELECT count(*) FROM executions'), '100', 'not trusted: and cleans');
+	foreach my $sql ('DROP EXTENSION retention', 'DROP SCHEMA retention CASCADE', 'DROP TABLE execution_retention_policies', 'DROP TABLE retention.run_history',
+		'CREATE TABLE retention.t ()', 'ALTER SCHEMA retention RENAME TO r', 'ALTER TABLE retention.run_history OWNER TO landlord',
+		'UPDATE retention.run_history SET rows_deleted = 0', q{CREATE SCHEMA other; CREATE TABLE other.executions (LIKE executions); SELECT retention.attach('other.executions')}, 'SET retention.default_retention_days = 0', 'SET retention.history_days = 1')
+	{
+		my ($rc, $out, $stderr) = $node->psql('house', "SET SESSION AUTHORIZATION landlord; SELECT retention.cutoff(now(), 0);\n\\set VERBOSITY verbose\n$sql;", on_error_stop => 1);
+		like($stderr, qr/ERROR:  (42501|2BP01):/, "not trusted: the owner of the database cannot: $sql");
+		$attacks++;
+	}
+	# a setting that is set before the library knows it is not kept
+	foreach my $setting ('default_retention_days = 0', 'default_min_executions_to_keep = 0', 'apply_default_policy = on', 'enabled = off', 'history_days = 1')
+	{
+		my ($name) = $setting =~ /^(\w+)/;
+		my $default = $node->safe_psql('house', "SELECT retention.cutoff(now(), 0); SELECT boot_val FROM pg_settings WHERE name = 'retention.$name'") =~ s/^.*\n//r;
+		my ($rc, $out, $stderr) = $node->psql('house', "SET SESSION AUTHORIZATION landlord; SET retention.$setting;
+			\\o /dev/null\nSELECT retention.cutoff(now(), 0);\n\\o\nSHOW retention.$name;", on_error_stop => 1);
+		is($out, $default, "not trusted: retention.$name set before the library is there counts for nothing");
+		$attacks++;
+	}
+}
+
+# ---- A role with EXECUTE and nothing else, and one that sees its tenant's policy alone.
+{
+	my ($mine, $other) = (tenant(1), tenant(2));
+
+	$node->safe_psql('house', "CREATE ROLE executor LOGIN; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA retention, public TO executor;
+		CREATE ROLE of_tenant LOGIN; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA retention, public TO of_tenant;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON executions, execution_retention_policies TO of_tenant;
+		ALTER TABLE execution_retention_policies ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY own ON execution_retention_policies TO of_tenant USING (tenant_id = '$mine');
+		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep) VALUES ('$other', 10000, 10);
+		INSERT INTO executions SELECT i, '$other', now() - i * interval '1 day' FROM generate_series(1, 200) i;
+		CREATE TABLE before AS SELECT * FROM executions; CREATE TABLE policies_before AS SELECT * FROM execution_retention_policies");
+	foreach my $sql ("SELECT cleanup_old_executions('$mine', 0, 0)", "SELECT retention.cleanup_tenant('$mine')", 'CALL retention.run()',
+		"SELECT retention.set_policy('$mine', 1)", "SELECT retention.remove_policy('$mine')", 'SELECT * FROM retention.list_policies()',
+		'SELECT * FROM retention.preview()', "SELECT retention.lock_tenant('$mine')", "SELECT retention.oldest_due('$mine', 1, 0)",
+		"SELECT retention.attach('executions')", 'SELECT * FROM retention.due_tenants()', 'SELECT * FROM retention.run_history', 'SELECT * FROM retention.status')
+	{
+		my ($rc, $out, $err) = $node->psql('house', "SET SESSION AUTHORIZATION executor;\n\\set VERBOSITY verbose\n$sql;", on_error_stop => 1);
+		like($err, qr/ERROR:  42501:/, "EXECUTE alone is not enough: $sql");
+		$attacks++;
+	}
+	foreach my $case ([ "SELECT retention.get_policy('$other')", '42501' ], [ "SELECT retention.preview('$other')", '42501' ],
+		[ "SELECT retention.set_policy('$other', 1, true, 0)", '42501' ], [ "SELECT retention.remove_policy('$other')", '42704' ],
+		[ "SELECT cleanup_old_executions('$other')", '42501' ], [ "SELECT retention.cleanup_tenant('$other', true)", '(42704|42501)' ],
+		[ "SELECT cleanup_old_executions('$other', 1)", '42501' ], [ 'CALL retention.run()', '42501' ], [ "CALL retention.run('$other', true)", '42501' ],
+		[ "UPDATE execution_retention_policies SET tenant_id = '$other'", '(42501|23505)' ],
+		[ "INSERT INTO execution_retention_policies (tenant_id) VALUES ('$other')", '(42501|23505)' ])
+	{
+		my ($rc, $out, $err) = $node->psql('house', "SET SESSION AUTHORIZATION of_tenant;\n\\set VERBOSITY verbose\n$case->[0];", on_error_stop => 1);
+		like($err, qr/ERROR:  $case->[1]:/, "one tenant's policy: $case->[0]");
+		$attacks++;
+	}
+	is($node->safe_psql('house', 'SELECT count(*) FROM (TABLE before EXCEPT TABLE executions) x'), '0', 'no row is gone');
+	is($node->safe_psql('house', 'SELECT count(*) FROM (TABLE policies_before EXCEPT TABLE execution_retention_policies) x'), '0', 'no policy has changed');
+	is($node->safe_psql('house', "SET SESSION AUTHORIZATION of_tenant; SELECT count(*) FROM retention.list_policies()"), '1', 'one policy is seen');
+	is($node->safe_psql('house', "SET SESSION AUTHORIZATION of_tenant; SELECT (retention.set_policy('$mine', 20)).retention_days"), '20', 'and it can be changed');
+	is($node->safe_psql('house', "SET SESSION AUTHORIZATION of_tenant; SELECT deleted_count FROM cleanup_old_executions('$mine', p_min_executions_to_keep => 0)"), '81', 'and obeyed');
+}
+
+note("reliability: attacks on security tried: $attacks, succeeded: " . (Test::More->builder->is_passing ? 0 : 'some'));
 $node->stop;
 done_testing();
