@@ -26,6 +26,7 @@
 #include "policy.h"
 #include "query.h"
 #include "spi_util.h"
+#include "target.h"
 #include "tenant.h"
 #include "unit.h"
 
@@ -152,7 +153,8 @@ step_note(void *arg)
 	RetentionStatement statement = retention_query_record_many(note->run->policies);
 	RetentionScope scope;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(note->run->policies));
 	retention_pin_lock_timeout(RETENTION_ROW_LOCK_PATIENCE_MS);
 	retention_policy_record_many(note->run->policies, &statement,
 								 note->tenants, note->deleted, note->count,
@@ -225,7 +227,8 @@ step_read_policies(void *arg)
 	RetentionStatement statement = retention_query_policies_of(group->run->policies);
 	RetentionScope scope;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(group->run->policies));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	retention_policy_load_many(group->run->policies, &statement,
 							   group->tenants, group->count, group->policies);
@@ -549,7 +552,8 @@ step_read_all_policies(void *arg)
 	RetentionStatement statement = retention_query_policies_of(walk->run->policies);
 	RetentionScope scope;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(walk->run->policies));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < walk->count; i++)
 		walk->policies[i] = default_policy();
