@@ -13,7 +13,7 @@ ALTER TABLE unrelated RENAME TO executions;
 SET LOCAL search_path = pg_temp, "$user", public;
 CREATE EXTENSION retention SCHEMA public;
 SET LOCAL search_path = public;
-SELECT plan(17);
+SELECT plan(21);
 SELECT is((SELECT relation::oid FROM retention.target), 'public.executions'::regclass::oid, 'the permanent table is attached');
 DROP TABLE pg_temp.executions;
 
@@ -53,5 +53,28 @@ CREATE TRIGGER wrong BEFORE UPDATE ON other_table FOR EACH ROW EXECUTE FUNCTION 
 INSERT INTO other_table VALUES (1, '2020-01-01');
 SELECT throws_ok('UPDATE other_table SET id = 2', '42703',
                  'table "other_table" has no column "updated_at" of type timestamp with time zone', 'updated_at of another type');
+
+SELECT is(retention.cutoff('infinity', 3), 'infinity', 'cutoff(): no days before the end of time');
+
+-- A superuser asks about another's table: it is looked at as its owner would.
+CREATE ROLE corner_owner;
+GRANT CREATE ON SCHEMA public TO corner_owner;
+INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep) VALUES (pg_temp.t(1), 170, 0);
+CREATE TEMP TABLE asked AS SELECT tenant_id, oldest_due FROM retention.due_tenants(NULL);
+ALTER TABLE executions OWNER TO corner_owner;
+SELECT is(count(*), 1::bigint, 'due_tenants(): one is due') FROM asked;
+SELECT set_eq('SELECT tenant_id, oldest_due FROM retention.due_tenants(NULL)', 'SELECT tenant_id, oldest_due FROM asked',
+              'due_tenants(): the same of another''s table');
+
+-- A policy that may be there but cannot be seen is no reason to show the defaults.
+CREATE ROLE corner_reader;
+GRANT USAGE ON SCHEMA retention TO corner_reader;
+GRANT SELECT ON executions, execution_retention_policies TO corner_reader;
+ALTER TABLE execution_retention_policies ENABLE ROW LEVEL SECURITY;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_temp TO corner_reader;
+SET LOCAL ROLE corner_reader;
+SELECT throws_ok($$ SELECT * FROM retention.preview('cccccccc-0000-4000-8000-000000000001') $$, '42501',
+                 'row-level security may hide the policy of the tenant', 'preview(): a hidden policy');
+RESET ROLE;
 SELECT * FROM finish();
 ROLLBACK;

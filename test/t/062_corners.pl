@@ -1,6 +1,6 @@
 # 062_corners.pl - ways through a run and a cleanup that others seldom take: rows held in
 # more ranges than a plan has room for at first, two limits that both make a run wait, the
-# extension made anew under a run.
+# extension made anew under a run, or another table attached.
 
 use strict;
 use warnings FATAL => 'all';
@@ -104,6 +104,26 @@ sub refill
 	run($node, '', name => 'after that');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM executions'), $keep, 'after that: all is well');
 	$_->quit foreach $gate, $other;
+}
+
+# ---- Another table is attached while a run is under way.
+{
+	refill();
+	$node->safe_psql('postgres', 'CREATE SCHEMA other;' . executions_table(schema => 'other'));
+	my $gate = $node->background_psql('postgres');
+	$gate->query_safe('SELECT pg_advisory_lock(4711)');
+	mischief($node, 50 => 'wait');
+	my $run = start_run($node, 'batch_size => 100');
+	wait_until_stopped($run, 'another table');
+	$node->safe_psql('postgres', q{SELECT retention.attach('other.executions')});
+	release($gate);
+	wait_until_over($run, 'another table');
+	like(finish_run($run), qr/ERROR:  55000: another table has been attached during the run/,
+		'another table: the run stops with a clear error');
+	is(gone($node), '100', 'another table: the batch that was under way is done, and no more');
+	is(last_run($node, 'status'), 'failed', 'another table: history says so');
+	no_locks_left($node, 'another table');
+	$gate->quit;
 }
 
 $node->stop;
