@@ -83,7 +83,7 @@ my $before = policies();
 my $rows = rows_of_tenants();
 is(tenant_does($t1, "SELECT count(*) FROM execution_retention_policies WHERE tenant_id = '$t2'"), '0', 'another policy is not there');
 is(tenant_does($t1, "SELECT count(*) FROM retention.list_policies()"), '1', 'nor in a list');
-is(tenant_does($t1, "SELECT retention_days_from FROM retention.get_policy('$t2')"), 'default', 'nor by get_policy()');
+tenant_fails($t1, "SELECT * FROM retention.get_policy('$t2')", '42501', 'nor by get_policy()');
 is(tenant_does($t1, "WITH u AS (UPDATE execution_retention_policies SET retention_days = 7 WHERE tenant_id <> '$t1' RETURNING 1) SELECT count(*) FROM u"),
 	'0', 'nor to be changed');
 tenant_fails($t1, "UPDATE execution_retention_policies SET tenant_id = gen_random_uuid()", '42501', 'a policy cannot be given away');
@@ -190,7 +190,7 @@ is(tenant_does($t1, "SELECT deleted_count, execution_summary ->> 'reason' FROM c
 is(tenant_does($t1, "SELECT deleted_count FROM cleanup_old_executions('$t3', 30, 0, 1)"), '0', 'direct: nor in small batches');
 tenant_fails($t1, "SELECT * FROM cleanup_old_executions('$t2')", '42501', 'direct: another tenant, by its policy');
 is(rows_of_tenants(), '300 300 300', 'direct: all rows are there');
-is(tenant_does($t1, "SELECT total_executions, executions_to_delete FROM retention.preview('$t2')"), '0|0', 'direct: preview of another shows nothing');
+tenant_fails($t1, "SELECT * FROM retention.preview('$t2')", '42501', 'direct: preview of another');
 is(tenant_does($t1, 'SELECT count(*), sum(total_executions) FROM retention.preview()'), '1|300', 'direct: preview of all shows its own');
 is(tenant_does($t1, "SELECT retention.oldest_due('$t2', 1, 0) IS NULL"), 't', 'direct: nothing of another is due to it');
 tenant_fails($t1, 'CALL retention.run()', '42501', 'direct: still no run');
