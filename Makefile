@@ -15,13 +15,16 @@
 #   make test-fuzz            bad input for minutes (RETENTION_FUZZ_SECONDS=240)
 #   make test-matrix          the tests on each supported major, and upgrades
 #   make test-upgrade         upgrades alone, from each major to the next
+#   make deb | dist           Debian packages, a release archive, beside the tree
+#   make test-package         the packages, on a clean system
+#   make test-dist            the archive, installed as from PGXN
 #   make lint | indent        check everything | reformat the C files
 #   make demo | bench         the main job on real data | the measurements
 #
 # "make WERROR=" builds on with a compiler that knows new warnings.
 
 PG_CONFIG ?= pg_config
-WERROR = -Werror
+WERROR ?= -Werror
 
 EXTENSION = retention
 MODULE_big = retention
@@ -78,7 +81,7 @@ pgtap:
 	$(bindir)/dropdb $(PGTAP_DB)
 
 test:
-	scripts/deps alembic fuzz npm
+	scripts/deps alembic fuzz npm monitoring
 	scripts/test
 
 test-unit:
@@ -112,6 +115,20 @@ test-matrix:
 
 test-upgrade:
 	scripts/matrix upgrade
+
+.PHONY: deb dist test-package test-dist
+
+deb:
+	scripts/package
+
+dist:
+	scripts/dist
+
+test-package:
+	scripts/test-package $(MAJORS)
+
+test-dist:
+	scripts/test-dist
 
 demo:
 	scripts/demo
