@@ -165,8 +165,8 @@ foreach my $way ('brought over', 'new')
 # ---- node-pg-migrate, with the file that docs/migrations.md shows.
 {
 	my ($file) = PostgreSQL::Test::Utils::slurp_file(top() . '/docs/migrations.md') =~ /^```js\n(.*?)^```$/ms;
-	my @up = ('node_modules/.bin/node-pg-migrate', '-m', 'migrations', 'up');
-	my @down = ('node_modules/.bin/node-pg-migrate', '-m', 'migrations', 'down');
+	my @up = ("$dir/node_modules/.bin/node-pg-migrate", '-m', 'migrations', 'up');
+	my @down = ("$dir/node_modules/.bin/node-pg-migrate", '-m', 'migrations', 'down');
 
 	ok($file, 'docs/migrations.md has the file for node-pg-migrate');
 	mkdir "$dir/migrations" or die $!;
