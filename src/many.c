@@ -82,6 +82,8 @@ typedef struct TenantGroup
 	RetentionPolicy policies[RETENTION_MOST_TENANTS];
 	RetentionShare shares[RETENTION_MOST_TENANTS];
 	Fate		fates[RETENTION_MOST_TENANTS];
+	int			locks[RETENTION_MOST_TENANTS];	/* in run->held, or -1 */
+	int			lockable;		/* how many of the tenants were tried */
 	int			reached;
 	bool		failed;
 	bool		full;			/* the next tenant did not fit */
@@ -237,8 +239,44 @@ step_read_policies(void *arg)
 }
 
 /*
- * Settles the fate of one tenant of a group.  Returns false if it does not fit
- * into the group any more.
+ * Locks the tenants of a group, as many as there is room for.
+ */
+static void
+lock_group(TenantGroup *group)
+{
+	RetentionRun *run = group->run;
+
+	for (int i = 0; i < group->count; i++)
+	{
+		if (!is_wanted(run, &group->policies[i]))
+			group->fates[i] = LEFT_OUT;
+		else if (run->nheld == RETENTION_MOST_TENANTS)
+			return;
+		else if (!retention_transaction_lock(run, group->tenants[i]))
+			group->fates[i] = BUSY;
+		else
+			group->locks[i] = run->nheld - 1;
+		group->lockable = i + 1;
+	}
+}
+
+/*
+ * Gives back the locks of those for whom nothing is done in this transaction,
+ * or not yet.
+ */
+static void
+unlock_others(TenantGroup *group)
+{
+	for (int i = group->count - 1; i >= 0; i--)
+	{
+		if (group->locks[i] >= 0 && group->fates[i] != MEMBER)
+			retention_transaction_unlock_one(group->run, group->locks[i]);
+	}
+}
+
+/*
+ * Settles the fate of one tenant of a group that is locked.  Returns false if
+ * it does not fit into the group any more.
  */
 static bool
 join_group(TenantGroup *group, int i, RetentionScans *scans)
@@ -246,19 +284,8 @@ join_group(TenantGroup *group, int i, RetentionScans *scans)
 	RetentionRun *run = group->run;
 	RetentionShare *share = &group->shares[i];
 
-	if (!is_wanted(run, &group->policies[i]))
-	{
-		group->fates[i] = LEFT_OUT;
+	if (group->locks[i] < 0)
 		return true;
-	}
-	if (run->nheld == RETENTION_MOST_TENANTS)
-		return false;
-	if (!retention_transaction_lock(run, group->tenants[i]))
-	{
-		group->fates[i] = BUSY;
-		return true;
-	}
-
 	retention_share_look(group->target, scans, share, &group->policies[i],
 						 run->now, run->batch_size + 1);
 	if (share->ties || share->due > run->batch_size)
@@ -267,20 +294,13 @@ join_group(TenantGroup *group, int i, RetentionScans *scans)
 		group->fates[i] = NOTHING_DUE;
 	else if (group->nmembers > 0 &&
 			 run->rows + group->due + share->due > run->batch_size)
-	{
-		retention_transaction_unlock_down(run, run->nheld - 1);
 		return false;
-	}
 	else
 	{
 		group->fates[i] = MEMBER;
 		group->members[group->nmembers++] = share;
 		group->due += share->due;
-		return true;
 	}
-
-	/* nothing is done for it in this transaction, or not yet */
-	retention_transaction_unlock_down(run, run->nheld - 1);
 	return true;
 }
 
@@ -297,11 +317,14 @@ step_form_group(void *arg)
 
 	retention_step_begin(&scope, retention_query_search_path(group->target),
 						 group->target->owner);
+	lock_group(group);
+
+	/* only now: whoever had a tenant may just have deleted its newest rows */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scans = retention_scans_open(group->target);
 	if (scans != NULL)
 	{
-		while (group->reached < group->count && !group->full)
+		while (group->reached < group->lockable && !group->full)
 		{
 			if (join_group(group, group->reached, scans))
 				group->reached++;
@@ -311,6 +334,7 @@ step_form_group(void *arg)
 		retention_scans_close(scans);
 	}
 	PopActiveSnapshot();
+	unlock_others(group);
 	retention_scope_end(&scope);
 }
 
@@ -387,6 +411,7 @@ fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
 	group->run = run;
 	group->target = &run->target;
 	group->count = Min(list_length(run->tenants) - from, most);
+	group->lockable = 0;
 	group->reached = 0;
 	group->full = false;
 	group->nmembers = 0;
@@ -400,6 +425,7 @@ fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
 		group->tenants[i] = due->tenant;
 		group->policies[i] = default_policy();
 		group->fates[i] = NOT_REACHED;
+		group->locks[i] = -1;
 		memset(share, 0, sizeof(*share));
 		if (before != NULL)
 			*share = *before;

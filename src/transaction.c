@@ -153,6 +153,19 @@ retention_transaction_unlock(RetentionRun *run, int keep)
 }
 
 /*
+ * Gives back one of the locks, of a tenant for whom nothing was done; those
+ * that were taken later move up.
+ */
+void
+retention_transaction_unlock_one(RetentionRun *run, int number)
+{
+	retention_unlock_tenant(&run->held[number]);
+	run->nheld--;
+	memmove(&run->held[number], &run->held[number + 1],
+			(run->nheld - number) * sizeof(LOCKTAG));
+}
+
+/*
  * Gives back the locks that were taken last, of tenants for whom nothing was
  * done, until so many are left.
  */

@@ -55,6 +55,7 @@ extern void retention_transaction_record(RetentionRun *run);
 extern bool retention_transaction_lock(RetentionRun *run, Datum tenant);
 extern bool retention_transaction_lock_again(RetentionRun *run, Datum tenant);
 extern void retention_transaction_unlock(RetentionRun *run, int keep);
+extern void retention_transaction_unlock_one(RetentionRun *run, int number);
 extern void retention_transaction_unlock_down(RetentionRun *run, int most);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);
 extern void retention_transaction_flush(RetentionRun *run);

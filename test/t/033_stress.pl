@@ -340,7 +340,18 @@ sub check
 
 	cmp_ok($rows, '>', 1000, "$db: cleanups deleted $rows rows");
 	is($young, '0', "$db: none was younger than the cutoff");
-	is($few, '0', "$db: none was among the newest that a policy keeps");
+	is($few, '0', "$db: none was among the newest that a policy keeps")
+	  or diag($node->safe_psql($db, q{
+			SELECT format('%s %s rows of %s: %s newer, began %s, at %s; policies %s', g.who, count(*), right(g.tenant_id::text, 2),
+						  min(newer), g.began::time, max(g.at)::time,
+						  (SELECT string_agg(format('%s/%s %s-%s', days, keep, visible_from::time, visible_until::time), ' ' ORDER BY id)
+						   FROM policy_log AS l WHERE l.tenant_id = g.tenant_id
+								 AND COALESCE(l.visible_until, 'infinity') > g.began - interval '1 s' AND l.visible_from <= max(g.at)))
+			FROM gone_by_cleanup AS g
+			WHERE g.tenant_id < t(19) AND g.newer < CASE g.who WHEN 'cleanup args' THEN 15 ELSE (
+				SELECT min(keep) FROM policy_log AS l WHERE l.tenant_id = g.tenant_id AND visible_from <= g.at
+					   AND COALESCE(visible_until, 'infinity') >= g.began) END
+			GROUP BY g.who, g.tenant_id, g.began}));
 	my $both = $node->safe_psql($db, 'SELECT count(*) FILTER (WHERE tenant_id < t(19)) + count(*) FROM gone_by_cleanup');
 
 	# of constant policies exactly that many; of others the smallest minimum there was
