@@ -56,6 +56,8 @@ INSERT INTO expected VALUES
     ('function retention.get_policy(uuid)', 'PUBLIC: EXECUTE'),
     ('function retention.has_cron()', 'PUBLIC: EXECUTE'),
     ('function retention.health()', 'PUBLIC: EXECUTE'),
+    ('function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)', 'PUBLIC: EXECUTE'),
+    ('function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.job_command(text)', 'PUBLIC: EXECUTE'),
     ('function retention.job_name(text)', 'PUBLIC: EXECUTE'),
     ('function retention.last_complete_run()', 'PUBLIC: EXECUTE'),
@@ -108,7 +110,9 @@ SELECT set_eq($$SELECT m.name FROM member m JOIN pg_class c ON m.classid = 'pg_c
 SELECT set_eq($$SELECT e.name FROM expected e JOIN member m USING (name) JOIN pg_proc p ON p.oid = m.objid
         WHERE e.who ~ 'PUBLIC' AND p.provolatile = 'v'$$,
     ARRAY['function retention."check"()', 'function retention.check_schedule()', 'function retention.health()',
-        'function retention.run_is_alive(bigint)', 'function retention.run_status(bigint)', 'function retention.lock_tenant(uuid)'],
+        'function retention.run_is_alive(bigint)', 'function retention.run_status(bigint)', 'function retention.lock_tenant(uuid)',
+        'function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)',
+        'function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)'],
     'what is VOLATILE and open to PUBLIC: it reads, or needs DELETE on executions');
 
 SELECT * FROM finish();

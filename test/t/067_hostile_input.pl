@@ -113,6 +113,8 @@ my %values = (
 		"'2147483647 days'", "'-2147483648 days'", "'2562047788 hours'", "'50 ms'", "'292277 years'", @$infinite ],
 	'timestamp with time zone' => [ 'NULL', "'-infinity'", "'infinity'", "'4714-11-24 00:00:00+00 BC'", "'294276-12-31 23:59:59.999999+00'",
 		'now()', "'epoch'" ],
+	'timestamp without time zone' => [ 'NULL', "'-infinity'", "'infinity'", "'4714-11-24 00:00:00 BC'", "'294276-12-31 23:59:59.999999'", "'2000-01-01'" ],
+	tid => [ 'NULL', "'(0,0)'", "'(0,1)'", "'(4294967295,65535)'" ],
 	regclass => [ 'NULL', '0', '4294967295', "'executions'", "'idx_executions_retention_cleanup'", "'a_view'", "'a_matview'", "'parted'", "'a_type'",
 		"'pg_class'", "'pg_toast.pg_toast_2618'", "'retention.run_history_id_seq'", "'execution_retention_policies'", "'retention.status'",
 		"'information_schema.tables'" ]);
@@ -207,7 +209,7 @@ sub careful
 
 # ---- Each value in each place, the other arguments being plain ones; then all NULL.
 my %plain = (uuid => "'$tenants[0]'", integer => '1', bigint => '1', boolean => 'true', text => "'run'", interval => "'1 day'",
-	'timestamp with time zone' => 'now()', regclass => "'executions'");
+	'timestamp with time zone' => 'now()', 'timestamp without time zone' => "'2000-01-01'", tid => "'(0,1)'", regclass => "'executions'");
 my @each;
 foreach my $r (@routines)
 {
