@@ -267,8 +267,14 @@ pg_qsort(void *base, size_t nel, size_t elsize,
 		qsort(base, nel, elsize, cmp);
 }
 
+#if PG_VERSION_NUM >= 190000
+typedef const ItemPointerData *ItemPointerArgument;
+#else
+typedef ItemPointer ItemPointerArgument;
+#endif
+
 int32
-ItemPointerCompare(ItemPointer arg1, ItemPointer arg2)
+ItemPointerCompare(ItemPointerArgument arg1, ItemPointerArgument arg2)
 {
 	BlockNumber b1 = ItemPointerGetBlockNumberNoCheck(arg1);
 	BlockNumber b2 = ItemPointerGetBlockNumberNoCheck(arg2);
@@ -281,7 +287,7 @@ ItemPointerCompare(ItemPointer arg1, ItemPointer arg2)
 }
 
 bool
-ItemPointerEquals(ItemPointer pointer1, ItemPointer pointer2)
+ItemPointerEquals(ItemPointerArgument pointer1, ItemPointerArgument pointer2)
 {
 	return ItemPointerCompare(pointer1, pointer2) == 0;
 }
