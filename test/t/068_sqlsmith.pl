@@ -21,14 +21,15 @@ my $queries = $ENV{RETENTION_SMITH_QUERIES} || 1000;
 my $seed = $ENV{RETENTION_SEED} || 20261125;
 # the place of each error; internal errors of the server's own functions, which sqlsmith
 # calls as well, are not ours
-my $node = start_node('sqlsmith', 'log_error_verbosity = verbose', 'restart_after_crash = off', 'statement_timeout = 200ms',
-	"lock_timeout = '50ms'", 'log_min_messages = warning', 'track_functions = all');
+my $node = start_node('sqlsmith', 'log_error_verbosity = verbose', 'restart_after_crash = off', 'log_min_messages = warning',
+	'track_functions = all');
 my $tenant = tenant(1);
 
 note("reliability: seed of sqlsmith: $seed (RETENTION_SEED)");
 $node->safe_psql('postgres', 'CREATE DATABASE smith');
 $node->safe_psql('smith', executions_table() . "CREATE EXTENSION retention;
 	CREATE ROLE smith LOGIN;
+	ALTER ROLE smith SET statement_timeout = '200ms';
 	GRANT ALL ON ALL TABLES IN SCHEMA public, retention TO smith;
 	GRANT ALL ON ALL ROUTINES IN SCHEMA public, retention TO smith;
 	INSERT INTO execution_retention_policies (tenant_id) VALUES ('$tenant'), (gen_random_uuid());
