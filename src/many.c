@@ -117,6 +117,7 @@ typedef struct RetentionWalk
 	int64		recorded_at;
 	RetentionStretch stretch;
 	int			failures;
+	Oid			file;			/* blocks of another one have other rows */
 	uint64		segments;		/* those that this run holds, as bits */
 	uint32		nsegments;
 } RetentionWalk;
@@ -743,7 +744,8 @@ walk_segment(RetentionWalk *walk, BlockNumber from, BlockNumber to,
 
 		CHECK_FOR_INTERRUPTS();
 		if (!retention_bulk_is_possible(&run->target) ||
-			run->target.may_keep || !keep_limits_fresh(walk))
+			run->target.may_keep || run->target.file != walk->file ||
+			!keep_limits_fresh(walk))
 		{
 			*given_up = true;
 			return NULL;
@@ -797,6 +799,7 @@ begin_walk(RetentionRun *run, BlockNumber blocks)
 	RetentionWalk *walk = palloc0(sizeof(RetentionWalk));
 
 	walk->run = run;
+	walk->file = run->target.file;
 	walk->count = Min(list_length(run->tenants), WALK_MOST_TENANTS);
 	walk->shares = retention_shares_create(walk->count);
 	for (int i = 0; i < walk->count; i++)

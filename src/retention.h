@@ -60,6 +60,7 @@ typedef struct RetentionTarget
 	const char *time_columns;	/* the columns of the legs, for people */
 	bool		may_keep;		/* a trigger or RLS may keep rows */
 	bool		is_plain;		/* a heap of its own, all rows to be seen */
+	Oid			file;			/* changes when the table is rewritten */
 	int			nlegs;
 	RetentionLeg legs[RETENTION_MAX_LEGS];
 } RetentionTarget;

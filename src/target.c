@@ -566,6 +566,7 @@ describe(Relation rel)
 		rel->rd_rel->relrowsecurity ||
 		(rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row);
 
+	target->file = rel->rd_rel->relfilenode;
 	target->is_plain = rel->rd_rel->relkind == RELKIND_RELATION &&
 		rel->rd_rel->relam == HEAP_TABLE_AM_OID && !rel->rd_rel->relrowsecurity;
 

@@ -240,6 +240,20 @@ foreach my $hours (1, 12)
 	is(verdict($node), '0|0', "$name: the next run does the rest");
 }
 
+# ---- The table is rewritten in the middle of a walk: rows stand elsewhere.
+{
+	my $name = 'rewritten table';
+
+	refill(12);
+	my $run = start_run($node, q{batch_size => 500, pause_between_batches => '500 ms'});
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+		"$name: some is deleted");
+	$node->safe_psql('postgres', 'CLUSTER executions USING executions_pkey');
+	wait_until_over($run, $name);
+	unlike(finish_run($run), qr/WARNING|ERROR/, "$name: no word of it");
+	check($name);
+}
+
 # ---- Two runs share a walk.
 {
 	my $name = 'two walks';
