@@ -228,6 +228,11 @@ RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'retention_lock_tenant';
 
+CREATE FUNCTION retention.hold_walks()
+RETURNS trigger
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'retention_hold_walks';
+
 CREATE FUNCTION retention.run_is_alive(run_id bigint)
 RETURNS boolean
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
@@ -1846,6 +1851,14 @@ CREATE TRIGGER trigger_update_execution_retention_policies_updated_at
 		OR OLD.updated_by IS DISTINCT FROM NEW.updated_by)
 	EXECUTE FUNCTION @extschema@.update_execution_retention_policies_updated_at();
 
+-- A run that walks over the table reads the policies now and then only.
+CREATE TRIGGER hold_walks
+	BEFORE INSERT OR DELETE OR TRUNCATE OR UPDATE OF tenant_id, retention_days,
+		is_enabled, min_executions_to_keep
+	ON @extschema@.execution_retention_policies
+	FOR EACH STATEMENT
+	EXECUTE FUNCTION retention.hold_walks();
+
 -- comments
 
 COMMENT ON SCHEMA retention IS
@@ -2013,6 +2026,11 @@ COMMENT ON FUNCTION retention.due_tenants(interval) IS
 	'The tenants whose policy is enabled and for whom something is due, with the time of their oldest such execution, the longest overdue first, down to the first that is not overdue for longer than late; NULL: all';
 COMMENT ON FUNCTION retention.lock_tenant(uuid) IS
 	'Waits until no cleanup of the tenant is under way and keeps others out until the transaction ends; needs DELETE on executions';
+COMMENT ON TRIGGER hold_walks
+	ON @extschema@.execution_retention_policies IS
+	'Lets no run go by policies that are being changed';
+COMMENT ON FUNCTION retention.hold_walks() IS
+	'Trigger function: waits for runs that walk over the table';
 COMMENT ON FUNCTION retention.run_is_alive(bigint) IS
 	'Whether a session carries out this run';
 COMMENT ON FUNCTION retention.setting(text) IS

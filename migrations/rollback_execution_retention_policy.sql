@@ -101,7 +101,7 @@ BEGIN
 				NULL
 			FROM pg_trigger AS t
 			WHERE t.tgrelid = old_table AND NOT t.tgisinternal
-				AND t.tgname <> 'trigger_update_execution_retention_policies_updated_at'
+				AND t.tgname NOT IN ('trigger_update_execution_retention_policies_updated_at', 'hold_walks')
 			UNION ALL
 			SELECT 4, p.polname,
 				format('CREATE POLICY %I ON %s AS %s FOR %s TO %s%s%s', p.polname, new_table,

@@ -87,6 +87,7 @@ PG_FUNCTION_INFO_V1(retention_due_tenants);
 PG_FUNCTION_INFO_V1(retention_preview);
 PG_FUNCTION_INFO_V1(retention_lock_tenant);
 PG_FUNCTION_INFO_V1(retention_run_is_alive);
+PG_FUNCTION_INFO_V1(retention_hold_walks);
 PG_FUNCTION_INFO_V1(cleanup_old_executions);
 PG_FUNCTION_INFO_V1(update_execution_retention_policies_updated_at);
 
@@ -690,6 +691,22 @@ Datum
 retention_run_is_alive(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(retention_run_lock_is_held(PG_GETARG_INT64(0)));
+}
+
+/*
+ * Trigger function: waits for runs that walk over the table, and keeps them
+ * from it until the transaction ends, as they do not look at a policy for each
+ * batch.
+ */
+Datum
+retention_hold_walks(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("retention.hold_walks() must be called by a trigger")));
+	retention_wait_for_walks();
+	return PointerGetDatum(NULL);
 }
 
 /*

@@ -4,8 +4,8 @@
  *
  * Owns a tag in the space of advisory locks that SQL cannot reach: nobody
  * takes such a lock by accident, and pg_locks shows it as an advisory one with
- * objsubid 7265 (a tenant), 7266 (a run) or 7267 (a part of
- * the table).  Must not look at rows.
+ * objsubid 7265 (a tenant), 7266 (a run), 7267 (a part of the table) or 7268
+ * (all tenants).  Must not look at rows.
  */
 #include "postgres.h"
 
@@ -21,6 +21,7 @@
 #define TENANT_LOCK 7265
 #define RUN_LOCK 7266
 #define SEGMENT_LOCK 7267
+#define WALK_LOCK 7268
 
 /*
  * The tag of a tenant of a relation.  Two tenants may share a tag (it holds a
@@ -46,6 +47,67 @@ tenant_tag(Oid relid, Datum tenant, Oid tenant_type, Oid tenant_collation)
 }
 
 /*
+ * The tag for runs that walk over the table and cannot lock each tenant.  They
+ * do not keep each other out, nor do those who have a tenant or change a
+ * policy.
+ */
+static LOCKTAG
+walk_tag(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, WALK_LOCK);
+	return tag;
+}
+
+/*
+ * Keeps out who wants a tenant, whichever, or wants to change a policy, until
+ * retention_unlock_walk() or the end of the session.  Returns false, without
+ * waiting, when somebody is at it.
+ */
+bool
+retention_try_lock_walk(void)
+{
+	LOCKTAG		tag = walk_tag();
+
+	return LockAcquire(&tag, ShareLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Does somebody wait because of retention_try_lock_walk()?
+ */
+bool
+retention_walk_is_waited_for(void)
+{
+	LOCKTAG		tag = walk_tag();
+
+	return LockHasWaiters(&tag, ShareLock, true);
+}
+
+/*
+ * Gives back a lock of retention_try_lock_walk().
+ */
+void
+retention_unlock_walk(void)
+{
+	LOCKTAG		tag = walk_tag();
+
+	(void) LockRelease(&tag, ShareLock, true);
+}
+
+/*
+ * Waits until no run walks over the table, and keeps them from it until the
+ * transaction ends.
+ */
+void
+retention_wait_for_walks(void)
+{
+	LOCKTAG		tag = walk_tag();
+
+	(void) LockAcquire(&tag, RowExclusiveLock, false, false);
+}
+
+/*
  * Waits until no other cleanup of this tenant is under way and keeps others
  * out until the transaction ends.  Obeys lock_timeout and cancels.
  */
@@ -56,6 +118,7 @@ retention_wait_for_tenant(Oid relid, Datum tenant, Oid tenant_type,
 	LOCKTAG		tag = tenant_tag(relid, tenant, tenant_type,
 								 tenant_collation);
 
+	retention_wait_for_walks();
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 

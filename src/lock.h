@@ -9,6 +9,7 @@
 
 #include "storage/lock.h"
 
+extern void retention_wait_for_walks(void);
 extern void retention_wait_for_tenant(Oid relid, Datum tenant, Oid tenant_type,
 									  Oid tenant_collation);
 
@@ -16,6 +17,9 @@ extern bool retention_try_lock_tenant(Oid relid, Datum tenant,
 									  Oid tenant_type, Oid tenant_collation,
 									  LOCKTAG *tag);
 extern void retention_unlock_tenant(const LOCKTAG *tag);
+extern bool retention_try_lock_walk(void);
+extern bool retention_walk_is_waited_for(void);
+extern void retention_unlock_walk(void);
 extern bool retention_try_lock_segment(Oid relid, uint32 segment);
 extern void retention_unlock_segment(Oid relid, uint32 segment);
 extern void retention_lock_run(int64 run_id);

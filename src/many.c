@@ -687,18 +687,20 @@ try_for_walk(RetentionWalk *walk, void (*step) (void *arg))
 }
 
 /*
- * Settles the limits again if they are old: what goes is settled by what the
- * table, and the policies, are now.
+ * Settles the limits again if they are old, or if somebody may have locked a
+ * tenant or changed a policy since: what goes is settled by what the table, and
+ * the policies, are now.
  */
 static bool
 keep_limits_fresh(RetentionWalk *walk)
 {
 	int64		now = retention_clock();
 
-	if (walk->looked_at != 0 &&
+	if (walk->looked_at != 0 && walk->run->holds_walk &&
 		now - walk->looked_at < LIMITS_MOST_AGE + 20 * walk->look_cost)
 		return true;
-	if (!try_for_walk(walk, step_read_all_policies) ||
+	if (!retention_transaction_lock_walk(walk->run) ||
+		!try_for_walk(walk, step_read_all_policies) ||
 		!try_for_walk(walk, step_look_at_all))
 		return false;
 	walk->looked_at = now;
@@ -924,6 +926,7 @@ retention_many_release(RetentionRun *run)
 {
 	RetentionWalk *walk = run->walk;
 
+	retention_transaction_unlock_walk(run);
 	for (uint32 i = 0; walk != NULL && i < walk->nsegments; i++)
 	{
 		if (walk->segments & (UINT64CONST(1) << i))

@@ -153,6 +153,29 @@ retention_transaction_unlock(RetentionRun *run, int keep)
 }
 
 /*
+ * Keeps out who wants a tenant, whichever, or wants to change a policy, as long
+ * as the run does not rest.  Returns false when somebody is at it.
+ */
+bool
+retention_transaction_lock_walk(RetentionRun *run)
+{
+	if (!run->holds_walk)
+		run->holds_walk = retention_try_lock_walk();
+	return run->holds_walk;
+}
+
+/*
+ * Gives that lock back, after a commit.
+ */
+void
+retention_transaction_unlock_walk(RetentionRun *run)
+{
+	if (run->holds_walk)
+		retention_unlock_walk();
+	run->holds_walk = false;
+}
+
+/*
  * Gives back one of the locks, of a tenant for whom nothing was done; those
  * that were taken later move up.
  */
@@ -308,6 +331,7 @@ wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long
 	int64		limit = retention_compat_transaction_limit();
 	int64		before;
 
+	retention_transaction_unlock_walk(run);
 	note_wait(run, reason);
 	if (record->waiting_for == NULL && is_long)
 	{
@@ -438,6 +462,8 @@ retention_transaction_end(RetentionRun *run, bool keep_last)
 
 	retention_transaction_record(run);
 	retention_transaction_commit(run, keep_last);
+	if (run->holds_walk && retention_walk_is_waited_for())
+		retention_transaction_unlock_walk(run);
 	run->paced_until = retention_throttle_pace(&run->limits, run->paced_until,
 											   run->began,
 											   run->rows);

@@ -41,6 +41,7 @@ typedef struct RetentionRun
 	LOCKTAG		held[RETENTION_MOST_TENANTS];	/* of tenants in this
 												 * transaction */
 	int			nheld;
+	bool		holds_walk;		/* retention_try_lock_walk() */
 	int64		began;			/* the transaction, by retention_clock() */
 	int64		rows;			/* deleted in it */
 	int64		paced_until;
@@ -55,6 +56,8 @@ extern void retention_transaction_record(RetentionRun *run);
 extern bool retention_transaction_lock(RetentionRun *run, Datum tenant);
 extern bool retention_transaction_lock_again(RetentionRun *run, Datum tenant);
 extern void retention_transaction_unlock(RetentionRun *run, int keep);
+extern bool retention_transaction_lock_walk(RetentionRun *run);
+extern void retention_transaction_unlock_walk(RetentionRun *run);
 extern void retention_transaction_unlock_one(RetentionRun *run, int number);
 extern void retention_transaction_unlock_down(RetentionRun *run, int most);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);

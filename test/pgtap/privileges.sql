@@ -56,6 +56,7 @@ INSERT INTO expected VALUES
     ('function retention.get_policy(uuid)', 'PUBLIC: EXECUTE'),
     ('function retention.has_cron()', 'PUBLIC: EXECUTE'),
     ('function retention.health()', 'PUBLIC: EXECUTE'),
+    ('function retention.hold_walks()', 'PUBLIC: EXECUTE'),
     ('function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.job_command(text)', 'PUBLIC: EXECUTE'),
@@ -111,6 +112,7 @@ SELECT set_eq($$SELECT e.name FROM expected e JOIN member m USING (name) JOIN pg
         WHERE e.who ~ 'PUBLIC' AND p.provolatile = 'v'$$,
     ARRAY['function retention."check"()', 'function retention.check_schedule()', 'function retention.health()',
         'function retention.run_is_alive(bigint)', 'function retention.run_status(bigint)', 'function retention.lock_tenant(uuid)',
+        'function retention.hold_walks()',
         'function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)',
         'function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)'],
     'what is VOLATILE and open to PUBLIC: it reads, or needs DELETE on executions');

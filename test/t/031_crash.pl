@@ -220,8 +220,15 @@ sub wait_for_server
 {
 	my (@pids) = @_;
 
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+
 	wait_for_end('a process', @pids);
-	$node->poll_query_until('postgres', 'SELECT 1', '1') or die 'the server did not come back';
+	# psql may be gone before it has read what it is sent
+	while (system('pg_isready', '-q', '-h', $node->host, '-p', $node->port) != 0)
+	{
+		die 'the server did not come back' if time > $end;
+		sleep 0.02;
+	}
 	return;
 }
 

@@ -86,9 +86,9 @@ sub handwritten
 		'the functions are the extension\'s');
 	is($node->safe_psql('app', q{
 			SELECT tgname, tgfoid::regproc FROM pg_trigger
-			WHERE tgrelid = 'execution_retention_policies'::regclass AND NOT tgisinternal}),
-		'trigger_update_execution_retention_policies_updated_at|update_execution_retention_policies_updated_at',
-		'the trigger is there, once');
+			WHERE tgrelid = 'execution_retention_policies'::regclass AND NOT tgisinternal ORDER BY 1}),
+		"hold_walks|retention.hold_walks\ntrigger_update_execution_retention_policies_updated_at|update_execution_retention_policies_updated_at",
+		'the triggers are there, once');
 	is($node->safe_psql('app', "
 			SELECT attname FROM pg_attribute WHERE attrelid = 'execution_retention_policies'::regclass
 			AND attnum > 0 AND NOT attisdropped AND NOT attnotnull ORDER BY 1"),

@@ -81,7 +81,7 @@ my $db = 'shapes';
 	like($err, qr/function app.cleanup_old_executions\(uuid\) stays/, 'grown: the other function of the name is named');
 	is($node->safe_psql($db, 'SELECT tgname, tgenabled FROM pg_trigger
 			WHERE tgrelid = $$execution_retention_policies$$::regclass AND NOT tgisinternal ORDER BY 1'),
-		"a_late_one|A\naudit_off|D\naudit_retention|O\ntrigger_update_execution_retention_policies_updated_at|O",
+		"a_late_one|A\naudit_off|D\naudit_retention|O\nhold_walks|O\ntrigger_update_execution_retention_policies_updated_at|O",
 		'grown: triggers as they were');
 	is($node->safe_psql($db, 'SELECT count(*) FROM retention_audit'), '0', 'grown: no trigger has fired');
 

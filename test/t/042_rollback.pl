@@ -76,7 +76,7 @@ sub remains
 			WHERE 'execution_retention_policies'::regclass IN (conrelid, confrelid) ORDER BY 1;
 			SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'execution_retention_policies'::regclass ORDER BY 1;
 			SELECT pg_get_triggerdef(oid), tgenabled FROM pg_trigger WHERE tgrelid = 'execution_retention_policies'::regclass
-				AND NOT tgisinternal AND tgname NOT LIKE 'trigger_update%' ORDER BY 1;
+				AND NOT tgisinternal AND tgname NOT LIKE 'trigger_update%' AND tgname <> 'hold_walks' ORDER BY 1;
 			SELECT * FROM pg_policies ORDER BY policyname;
 			SELECT attname, format_type(atttypid, atttypmod), attnotnull, attacl, pg_get_expr(adbin, adrelid)
 			FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
