@@ -89,7 +89,7 @@ sub is_there
 
 	return 0 unless kill(0, $pid);
 	# nobody may have asked for the end of a process that was left an orphan
-	return !(-r "/proc/$pid/stat" && slurp_file("/proc/$pid/stat") =~ /\) Z /);
+	return (eval { slurp_file("/proc/$pid/stat") } // '') !~ /\) Z /;
 }
 
 # Waits until none of the processes is there.  Returns how long that took.

@@ -355,7 +355,7 @@ SKIP:
 	$node->kill9;
 	foreach my $pid ($postmaster, @pids)
 	{
-		until (!kill(0, $pid) || -r "/proc/$pid/stat" && slurp_file("/proc/$pid/stat") =~ /\) Z /)
+		until (!kill(0, $pid) || (eval { slurp_file("/proc/$pid/stat") } // '') =~ /\) Z /)
 		{
 			select(undef, undef, undef, 0.01);
 		}
