@@ -20,11 +20,8 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "storage/itemptr.h"
-#include "utils/array.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "batch.h"
 #include "boundary.h"
 #include "bulk.h"
 #include "query.h"

@@ -221,22 +221,55 @@ note_shares(RetentionRun *run, RetentionShare **shares, int count)
 }
 
 /*
+ * Reads the policies of these tenants, within a step.  Where a tenant has none,
+ * what counts then is filled in.
+ */
+static void
+read_policies(RetentionRun *run, const Datum *tenants, int count,
+			  RetentionPolicy *policies)
+{
+	RetentionStatement statement = retention_query_policies_of(run->policies);
+	RetentionScope scope;
+
+	retention_step_begin(&scope, "pg_catalog, pg_temp",
+						 retention_relation_owner(run->policies));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < count; i++)
+		policies[i] = default_policy();
+	for (int i = 0; i < count; i += POLICIES_AT_ONCE)
+		retention_policy_load_many(run->policies, &statement, tenants + i,
+								   Min(POLICIES_AT_ONCE, count - i),
+								   policies + i);
+	PopActiveSnapshot();
+	retention_scope_end(&scope);
+}
+
+/*
+ * Takes a step of a group or a walk.  Returns false when it failed; whatever
+ * went wrong is left to the cleanup of one tenant, which knows what to do about
+ * it.
+ */
+static bool
+try_step(RetentionRun *run, void (*step) (void *arg), void *arg)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
+	ErrorData  *error = retention_try(step, arg);
+
+	if (error != NULL)
+		FreeErrorData(error);
+	MemoryContextSwitchTo(caller);
+	return error == NULL;
+}
+
+/*
  * A step: reads the policies of a group.
  */
 static void
 step_read_policies(void *arg)
 {
 	TenantGroup *group = arg;
-	RetentionStatement statement = retention_query_policies_of(group->run->policies);
-	RetentionScope scope;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp",
-						 retention_relation_owner(group->run->policies));
-	PushActiveSnapshot(GetTransactionSnapshot());
-	retention_policy_load_many(group->run->policies, &statement,
-							   group->tenants, group->count, group->policies);
-	PopActiveSnapshot();
-	retention_scope_end(&scope);
+	read_policies(group->run, group->tenants, group->count, group->policies);
 }
 
 /*
@@ -358,20 +391,6 @@ step_clean_group(void *arg)
 }
 
 /*
- * Takes a step for a group.  Whatever goes wrong is left to the cleanup of one
- * tenant, which knows what to do about it.
- */
-static bool
-try_for_group(TenantGroup *group, void (*step) (void *arg))
-{
-	ErrorData  *error = retention_try(step, group);
-
-	if (error != NULL)
-		FreeErrorData(error);
-	return error == NULL;
-}
-
-/*
  * Counts what a group's batch did, and writes it down.
  */
 static void
@@ -424,7 +443,6 @@ fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
 		RetentionShare *before = walked_share(run, due->tenant);
 
 		group->tenants[i] = due->tenant;
-		group->policies[i] = default_policy();
 		group->fates[i] = NOT_REACHED;
 		group->locks[i] = -1;
 		memset(share, 0, sizeof(*share));
@@ -481,12 +499,12 @@ clean_group(TenantGroup *group, RetentionRun *run, int *next, int most)
 	const char *stop;
 
 	fill_group(group, run, *next, most);
-	group->failed = !try_for_group(group, step_read_policies) ||
-		!try_for_group(group, step_form_group);
+	group->failed = !try_step(run, step_read_policies, group) ||
+		!try_step(run, step_form_group, group);
 	if (!group->failed && group->nmembers > 0)
 	{
 		retention_transaction_show(run);
-		group->failed = !try_for_group(group, step_clean_group);
+		group->failed = !try_step(run, step_clean_group, group);
 		if (!group->failed)
 			count_members(group);
 	}
@@ -576,21 +594,8 @@ static void
 step_read_all_policies(void *arg)
 {
 	RetentionWalk *walk = arg;
-	RetentionStatement statement = retention_query_policies_of(walk->run->policies);
-	RetentionScope scope;
 
-	retention_step_begin(&scope, "pg_catalog, pg_temp",
-						 retention_relation_owner(walk->run->policies));
-	PushActiveSnapshot(GetTransactionSnapshot());
-	for (int i = 0; i < walk->count; i++)
-		walk->policies[i] = default_policy();
-	for (int i = 0; i < walk->count; i += POLICIES_AT_ONCE)
-		retention_policy_load_many(walk->run->policies, &statement,
-								   walk->tenants + i,
-								   Min(POLICIES_AT_ONCE, walk->count - i),
-								   walk->policies + i);
-	PopActiveSnapshot();
-	retention_scope_end(&scope);
+	read_policies(walk->run, walk->tenants, walk->count, walk->policies);
 }
 
 /*
@@ -672,21 +677,6 @@ step_leave_stretch(void *arg)
 }
 
 /*
- * Takes a step of a walk.  Returns false when it failed.
- */
-static bool
-try_for_walk(RetentionWalk *walk, void (*step) (void *arg))
-{
-	MemoryContext caller = MemoryContextSwitchTo(walk->run->scratch);
-	ErrorData  *error = retention_try(step, walk);
-
-	if (error != NULL)
-		FreeErrorData(error);
-	MemoryContextSwitchTo(caller);
-	return error == NULL;
-}
-
-/*
  * Settles the limits again if they are old, or if somebody may have locked a
  * tenant or changed a policy since: what goes is settled by what the table, and
  * the policies, are now.
@@ -700,8 +690,8 @@ keep_limits_fresh(RetentionWalk *walk)
 		now - walk->looked_at < LIMITS_MOST_AGE + 20 * walk->look_cost)
 		return true;
 	if (!retention_transaction_lock_walk(walk->run) ||
-		!try_for_walk(walk, step_read_all_policies) ||
-		!try_for_walk(walk, step_look_at_all))
+		!try_step(walk->run, step_read_all_policies, walk) ||
+		!try_step(walk->run, step_look_at_all, walk))
 		return false;
 	walk->looked_at = now;
 	walk->look_cost = retention_clock() - now;
@@ -756,7 +746,7 @@ walk_segment(RetentionWalk *walk, BlockNumber from, BlockNumber to,
 		stretch->from = from;
 		stretch->to = from + Min(*ahead, to - from);
 		stretch->most = Max(1, run->batch_size - run->rows);
-		ok = try_for_walk(walk, step_clean_stretch);
+		ok = try_step(run, step_clean_stretch, walk);
 		retention_shares_settle(walk->shares, ok);
 		if (ok)
 		{
@@ -778,7 +768,7 @@ walk_segment(RetentionWalk *walk, BlockNumber from, BlockNumber to,
 		{
 			/* somebody holds a row there, say */
 			if (++walk->failures == MOST_FAILURES ||
-				!try_for_walk(walk, step_leave_stretch))
+				!try_step(run, step_leave_stretch, walk))
 			{
 				*given_up = true;
 				return NULL;
@@ -875,7 +865,10 @@ retention_many_walk(RetentionRun *run, BlockNumber blocks)
 	const char *stop = NULL;
 
 	if (!keep_limits_fresh(walk) || !is_still_worth_a_walk(walk, blocks))
+	{
+		retention_many_release(run);
 		return NULL;
+	}
 	elog(DEBUG1, "retention run " INT64_FORMAT " walks over %u blocks for %d tenants",
 		 run->record.id, blocks, walk->count);
 	retention_transaction_show(run);
