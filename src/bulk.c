@@ -106,7 +106,18 @@ retention_shares_find(RetentionShares *shares, Datum tenant)
 }
 
 /*
- * All shares as an array, in the current memory context; returns how many.
+ * Compares tenants as indexes on uuid do.
+ */
+static int
+compare_shares(const void *a, const void *b)
+{
+	return memcmp((*(RetentionShare *const *) a)->tenant.data,
+				  (*(RetentionShare *const *) b)->tenant.data, UUID_LEN);
+}
+
+/*
+ * All shares as an array, in the order of tenants, in which indexes are read
+ * and written best, in the current memory context; returns how many.
  */
 int
 retention_shares_list(RetentionShares *shares, RetentionShare ***list)
@@ -119,6 +130,7 @@ retention_shares_list(RetentionShares *shares, RetentionShare ***list)
 	sharetable_start_iterate(shares->table, &iterator);
 	while ((share = sharetable_iterate(shares->table, &iterator)) != NULL)
 		(*list)[count++] = share;
+	qsort(*list, count, sizeof(RetentionShare *), compare_shares);
 	return count;
 }
 

@@ -146,6 +146,23 @@ retention_unlock_tenant(const LOCKTAG *tag)
 }
 
 /*
+ * Is a cleanup of this tenant under way?
+ */
+bool
+retention_tenant_lock_is_held(Oid relid, Datum tenant, Oid tenant_type,
+							  Oid tenant_collation)
+{
+	LOCKTAG		tag = tenant_tag(relid, tenant, tenant_type,
+								 tenant_collation);
+
+	/* two who ask at once do not see each other */
+	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ShareLock, true);
+	return false;
+}
+
+/*
  * Keeps other runs from walking over this part of a relation, until
  * retention_unlock_segment() or the end of the session.  Returns false, without
  * waiting, when one does.

@@ -17,6 +17,9 @@ extern bool retention_try_lock_tenant(Oid relid, Datum tenant,
 									  Oid tenant_type, Oid tenant_collation,
 									  LOCKTAG *tag);
 extern void retention_unlock_tenant(const LOCKTAG *tag);
+extern bool retention_tenant_lock_is_held(Oid relid, Datum tenant,
+										  Oid tenant_type,
+										  Oid tenant_collation);
 extern bool retention_try_lock_walk(void);
 extern bool retention_walk_is_waited_for(void);
 extern void retention_unlock_walk(void);

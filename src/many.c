@@ -58,7 +58,7 @@
 /* how often a walk writes down what it did for each tenant, in microseconds */
 #define RECORD_INTERVAL (10 * USECS_PER_SEC)
 
-/* for how many tenants policies are read at once */
+/* for how many tenants policies are read, or written, at once */
 #define POLICIES_AT_ONCE 1000
 
 /* What became of a tenant in a group. */
@@ -101,6 +101,8 @@ typedef struct Note
 	Datum	   *deleted;
 	Datum	   *batches;
 	int			count;
+	bool		around;			/* policies that others hold ... */
+	int64		held;			/* ... of which there are so many */
 } Note;
 
 /* A walk over the table. */
@@ -153,16 +155,65 @@ static void
 step_note(void *arg)
 {
 	Note	   *note = arg;
-	RetentionStatement statement = retention_query_record_many(note->run->policies);
+	RetentionStatement statement = retention_query_record_many(note->run->policies,
+															   note->around);
 	RetentionScope scope;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp",
 						 retention_relation_owner(note->run->policies));
 	retention_pin_lock_timeout(RETENTION_ROW_LOCK_PATIENCE_MS);
-	retention_policy_record_many(note->run->policies, &statement,
-								 note->tenants, note->deleted, note->count,
-								 GetCurrentTimestamp());
+	PushActiveSnapshot(GetTransactionSnapshot());
+	note->held = retention_policy_record_many(note->run->policies, &statement,
+											  note->around, note->tenants,
+											  note->deleted, note->count,
+											  GetCurrentTimestamp());
+	PopActiveSnapshot();
 	retention_scope_end(&scope);
+}
+
+/*
+ * Records in the policies of these tenants that they were cleaned, except in
+ * those that somebody holds for long or that cannot be written.
+ */
+static void
+note_in_policies(Note *note, MemoryContext context)
+{
+	ErrorData  *error = retention_try(step_note, note);
+	MemoryContext scratch;
+
+	if (error != NULL && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+						  error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+	{
+		note->around = true;
+		error = retention_try(step_note, note);
+		if (error == NULL && note->held > 0)
+			ereport(WARNING,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg_plural("could not note in the policy of " INT64_FORMAT
+								   " tenant that it was cleaned",
+								   "could not note in the policies of " INT64_FORMAT
+								   " tenants that they were cleaned",
+								   note->held, note->held),
+					 errdetail("Other sessions hold these policies.")));
+	}
+	if (error == NULL)
+		return;
+
+	/* one of them is in the way; that one is warned of */
+	scratch = AllocSetContextCreate(context, "retention note",
+									ALLOCSET_SMALL_SIZES);
+	for (int i = 0; i < note->count; i++)
+	{
+		RetentionUnit unit = {0};
+
+		unit.context = context;
+		unit.batch_context = scratch;
+		unit.policies = note->run->policies;
+		unit.has_policy = true;
+		unit.record.tenant = note->tenants[i];
+		unit.record.deleted = DatumGetInt64(note->deleted[i]);
+		retention_unit_note(&unit);
+	}
 }
 
 /*
@@ -176,12 +227,8 @@ note_shares(RetentionRun *run, RetentionShare **shares, int count)
 	MemoryContext context = AllocSetContextCreate(run->context,
 												  "retention notes",
 												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext scratch = AllocSetContextCreate(context,
-												  "retention note",
-												  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
-	Note		note = {run, NULL, NULL, NULL, 0};
-	ErrorData  *error;
+	Note		note = {.run = run};
 
 	note.tenants = palloc(Max(1, count) * sizeof(Datum));
 	note.deleted = palloc(Max(1, count) * sizeof(Datum));
@@ -198,20 +245,7 @@ note_shares(RetentionRun *run, RetentionShare **shares, int count)
 
 	if (note.count > 0)
 	{
-		error = retention_try(step_note, &note);
-		for (int i = 0; error != NULL && i < note.count; i++)
-		{
-			/* one of them is in the way; that one is warned of */
-			RetentionUnit unit = {0};
-
-			unit.context = context;
-			unit.batch_context = scratch;
-			unit.policies = run->policies;
-			unit.has_policy = true;
-			unit.record.tenant = note.tenants[i];
-			unit.record.deleted = DatumGetInt64(note.deleted[i]);
-			retention_unit_note(&unit);
-		}
+		note_in_policies(&note, context);
 		retention_history_tenants(run->history, run->writer, run->record.id,
 								  note.tenants, note.deleted, note.batches,
 								  note.count);
@@ -619,18 +653,18 @@ step_look_at_all(void *arg)
 	for (int i = 0; i < walk->count; i++)
 	{
 		RetentionShare *share = walk->list[i];
-		int			held = run->nheld;
 
 		CHECK_FOR_INTERRUPTS();
 		TIMESTAMP_NOBEGIN(share->limit);
 		if (!is_wanted(run, &walk->policies[i]))
 			continue;
-		if (!retention_transaction_lock(run, walk->tenants[i]))
+		if (retention_tenant_lock_is_held(run->relid, walk->tenants[i],
+										  run->target.tenant_type,
+										  run->target.tenant_collation))
 		{
 			share->left = true;
 			continue;
 		}
-		retention_transaction_unlock_down(run, held);
 		retention_share_look(&run->target, scans, share, &walk->policies[i],
 							 run->now, 0);
 		share->left = share->left || share->ties;
@@ -699,6 +733,26 @@ keep_limits_fresh(RetentionWalk *walk)
 }
 
 /*
+ * Writes down what a walk has done for each tenant, in transactions that are
+ * short: another run, or whoever changes a policy, may want the same rows.
+ * Takes and returns the reason to stop, or NULL.
+ */
+static const char *
+note_walk(RetentionWalk *walk, const char *stop)
+{
+	for (int i = 0; i < walk->count; i += POLICIES_AT_ONCE)
+	{
+		note_shares(walk->run, walk->list + i,
+					Min(POLICIES_AT_ONCE, walk->count - i));
+		if (stop == NULL)
+			stop = retention_transaction_end(walk->run, false);
+		else
+			retention_transaction_commit(walk->run, false);
+	}
+	return stop;
+}
+
+/*
  * Ends a transaction of a walk, and now and then writes down what was done for
  * each tenant: each batch has rows of nearly all of them, so not each time.
  * Returns the reason to stop, or NULL.
@@ -712,7 +766,7 @@ end_walk_transaction(RetentionWalk *walk)
 	retention_shares_end_transaction(walk->shares, true);
 	if (now - walk->recorded_at > RECORD_INTERVAL)
 	{
-		note_shares(walk->run, walk->list, walk->count);
+		stop = note_walk(walk, stop);
 		walk->recorded_at = now;
 	}
 	return stop;
@@ -883,7 +937,7 @@ retention_many_walk(RetentionRun *run, BlockNumber blocks)
 	}
 	if (stop == NULL)
 		stop = end_walk_transaction(walk);
-	note_shares(run, walk->list, walk->count);
+	stop = note_walk(walk, stop);
 	keep_left(walk, given_up || stop != NULL);
 	retention_many_release(run);
 	return stop;

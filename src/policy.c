@@ -23,6 +23,7 @@ enum
 	POLICY_LIST,
 	POLICY_RECORD,
 	POLICY_RECORD_MANY,
+	POLICY_RECORD_FREE,
 	POLICY_DUE,
 	POLICY_DUE_ALL,
 	POLICY_OLDEST,
@@ -193,22 +194,46 @@ retention_policy_record(Oid policy_relid, const RetentionStatement *statement,
 }
 
 /*
- * Does so for many tenants, all of whom have a policy or are left out.
+ * Takes a count.
  */
-void
+static bool
+take_count(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	return false;
+}
+
+/*
+ * Does so for many tenants, all of whom have a policy or are left out.  The
+ * statement may go `around` policies that others hold.  Returns how many it
+ * went around.
+ */
+int64
 retention_policy_record_many(Oid policy_relid,
-							 const RetentionStatement *statement,
+							 const RetentionStatement *statement, bool around,
 							 Datum *tenants, Datum *deleted, int count,
 							 TimestampTz at)
 {
+	int64		held = 0;
 	Datum		values[3];
 
 	values[0] = retention_make_array(tenants, count, UUIDOID);
 	values[1] = TimestampTzGetDatum(at);
 	values[2] = retention_make_array(deleted, count, INT8OID);
-	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_RECORD_MANY,
-											 statement),
-						  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
+	if (around)
+		retention_spi_execute(retention_spi_plan(policy_relid,
+												 POLICY_RECORD_FREE,
+												 statement),
+							  SPI_OK_SELECT, values, NULL, false, take_count,
+							  &held);
+	else
+		retention_spi_execute(retention_spi_plan(policy_relid,
+												 POLICY_RECORD_MANY,
+												 statement),
+							  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
+	return held;
 }
 
 /*
@@ -305,18 +330,6 @@ retention_policy_oldest(Oid policy_relid, const RetentionStatement *statement,
 	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_OLDEST,
 											 statement),
 						  SPI_OK_SELECT, values, nulls, true, row, arg);
-}
-
-/*
- * Takes a count.
- */
-static bool
-take_count(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	return false;
 }
 
 /*

@@ -49,10 +49,11 @@ extern void retention_policy_record(Oid policy_relid,
 									const RetentionStatement *statement,
 									Datum tenant, TimestampTz at,
 									int64 deleted);
-extern void retention_policy_record_many(Oid policy_relid,
-										 const RetentionStatement *statement,
-										 Datum *tenants, Datum *deleted,
-										 int count, TimestampTz at);
+extern int64 retention_policy_record_many(Oid policy_relid,
+										  const RetentionStatement *statement,
+										  bool around, Datum *tenants,
+										  Datum *deleted, int count,
+										  TimestampTz at);
 extern List *retention_policy_due(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  const List *passed, TimestampTz now,

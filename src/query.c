@@ -357,20 +357,38 @@ retention_query_record(Oid policy_relid)
 }
 
 /*
- * The statement that does so for the tenants $1, of whom $3 has the numbers.
+ * The statement that does so for the tenants $1, of whom $3 has the numbers;
+ * with `around`, for those whose policy nobody holds, and it then returns how
+ * many others there are.
  */
 RetentionStatement
-retention_query_record_many(Oid policy_relid)
+retention_query_record_many(Oid policy_relid, bool around)
 {
 	RetentionStatement statement = {0};
+	const char *table = policy_table(policy_relid);
+	const char *given =
+		"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3))"
+		" AS d (tenant, deleted)";
+	const char *set = "SET last_cleanup_at = $2,"
+		" last_cleanup_deleted_count = d.deleted";
 
-	statement.text =
-		psprintf("UPDATE %s AS p SET last_cleanup_at = $2,"
-				 " last_cleanup_deleted_count = d.deleted"
-				 " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3))"
-				 " AS d (tenant, deleted)"
-				 " WHERE p.tenant_id OPERATOR(pg_catalog.=) d.tenant",
-				 policy_table(policy_relid));
+	if (around)
+		statement.text =
+			psprintf("WITH free AS (SELECT f.tenant_id, d.deleted FROM %s AS f,"
+					 " %s WHERE f.tenant_id OPERATOR(pg_catalog.=) d.tenant"
+					 " FOR NO KEY UPDATE OF f SKIP LOCKED),"
+					 " noted AS (UPDATE %s AS p %s FROM free AS d"
+					 " WHERE p.tenant_id OPERATOR(pg_catalog.=) d.tenant_id)"
+					 " SELECT pg_catalog.count(*) FROM %s AS h, %s"
+					 " WHERE h.tenant_id OPERATOR(pg_catalog.=) d.tenant"
+					 " AND NOT EXISTS (SELECT FROM free"
+					 " WHERE free.tenant_id OPERATOR(pg_catalog.=) h.tenant_id)",
+					 table, given, table, set, table, given);
+	else
+		statement.text =
+			psprintf("UPDATE %s AS p %s FROM %s"
+					 " WHERE p.tenant_id OPERATOR(pg_catalog.=) d.tenant",
+					 table, set, given);
 	add_argument(&statement, UUIDARRAYOID);
 	add_argument(&statement, TIMESTAMPTZOID);
 	add_argument(&statement, INT8ARRAYOID);

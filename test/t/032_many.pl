@@ -267,6 +267,28 @@ foreach my $hours (1, 12)
 			ORDER BY id DESC LIMIT 2) AS x'), gone($node), "$name: history adds up");
 }
 
+# ---- Somebody holds many policies: one word, and the others are noted.
+{
+	my $name = 'held policies';
+	my $noted = 'SELECT count(*) FROM execution_retention_policies WHERE last_cleanup_deleted_count > 0';
+
+	refill(12);
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; SELECT FROM execution_retention_policies
+		WHERE tenant_id IN (SELECT md5(\'tenant\' || k)::uuid FROM generate_series(1, 59, 2) AS k) FOR UPDATE');
+	my $err = finish_run(start_run($node, ''));
+	my ($held) = $err =~ /WARNING:  55P03: could not note in the policies of (\d+) tenants that they were cleaned/;
+	# those of whom rows of one instant stay are cleaned, and warned of, one by one
+	is(scalar(my @words = $err =~ /WARNING:  55P03: could not note in the policies/g), 1, "$name: one word") or diag $err;
+	is(verdict($node), '0|0', "$name: as the oracle says");
+	my $cleaned = $node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_tenant WHERE run_id = (SELECT max(id) FROM retention.run_history)
+		AND rows_deleted > 0');
+	cmp_ok($held, '>', 20, "$name: of many");
+	is($node->safe_psql('postgres', $noted), $cleaned - $held, "$name: the others are noted");
+	$holder->query_safe('ROLLBACK');
+	$holder->quit;
+}
+
 # ---- Nobody but a walk is told anything.
 is($node->safe_psql('postgres', q{SELECT count(*) FROM executions
 		WHERE retention.is_due(tenant_id, started_at, created_at, ctid)}), '0', 'is_due: false for everybody else');
