@@ -102,7 +102,7 @@ typedef struct Note
 	Datum	   *batches;
 	int			count;
 	bool		around;			/* policies that others hold ... */
-	int64		held;			/* ... of which there are so many */
+	RetentionHeld held;			/* ... which are these */
 } Note;
 
 /* A walk over the table. */
@@ -163,10 +163,10 @@ step_note(void *arg)
 						 retention_relation_owner(note->run->policies));
 	retention_pin_lock_timeout(RETENTION_ROW_LOCK_PATIENCE_MS);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	note->held = retention_policy_record_many(note->run->policies, &statement,
-											  note->around, note->tenants,
-											  note->deleted, note->count,
-											  GetCurrentTimestamp());
+	retention_policy_record_many(note->run->policies, &statement,
+								 note->around ? &note->held : NULL,
+								 note->tenants, note->deleted, note->count,
+								 GetCurrentTimestamp());
 	PopActiveSnapshot();
 	retention_scope_end(&scope);
 }
@@ -186,15 +186,13 @@ note_in_policies(Note *note, MemoryContext context)
 	{
 		note->around = true;
 		error = retention_try(step_note, note);
-		if (error == NULL && note->held > 0)
+		if (error == NULL && note->held.count > 0)
 			ereport(WARNING,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg_plural("could not note in the policy of " INT64_FORMAT
-								   " tenant that it was cleaned",
-								   "could not note in the policies of " INT64_FORMAT
-								   " tenants that they were cleaned",
-								   note->held, note->held),
-					 errdetail("Other sessions hold these policies.")));
+					 errmsg("could not note in all policies that their tenants were cleaned"),
+					 errdetail("Other sessions hold " INT64_FORMAT
+							   " of them, that of tenant %s among them.",
+							   note->held.count, note->held.tenant)));
 	}
 	if (error == NULL)
 		return;

@@ -206,34 +206,49 @@ take_count(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * Does so for many tenants, all of whom have a policy or are left out.  The
- * statement may go `around` policies that others hold.  Returns how many it
- * went around.
+ * Takes how many policies others hold, and the tenant of one.
  */
-int64
-retention_policy_record_many(Oid policy_relid,
-							 const RetentionStatement *statement, bool around,
-							 Datum *tenants, Datum *deleted, int count,
-							 TimestampTz at)
+static bool
+take_held(TupleTableSlot *slot, void *arg)
 {
-	int64		held = 0;
+	RetentionHeld *held = arg;
+	bool		isnull;
+	Datum		tenant = slot_getattr(slot, 2, &isnull);
+
+	held->count = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	if (held->count > 0)
+		text_to_cstring_buffer(DatumGetTextPP(tenant), held->tenant,
+							   sizeof(held->tenant));
+	return true;
+}
+
+/*
+ * Does so for many tenants, all of whom have a policy or are left out.  With
+ * `held` given, the statement goes around policies that others hold, and it is
+ * set to what it went around.
+ */
+void
+retention_policy_record_many(Oid policy_relid,
+							 const RetentionStatement *statement,
+							 RetentionHeld *held, Datum *tenants,
+							 Datum *deleted, int count, TimestampTz at)
+{
 	Datum		values[3];
 
 	values[0] = retention_make_array(tenants, count, UUIDOID);
 	values[1] = TimestampTzGetDatum(at);
 	values[2] = retention_make_array(deleted, count, INT8OID);
-	if (around)
+	if (held != NULL)
 		retention_spi_execute(retention_spi_plan(policy_relid,
 												 POLICY_RECORD_FREE,
 												 statement),
-							  SPI_OK_SELECT, values, NULL, false, take_count,
-							  &held);
+							  SPI_OK_SELECT, values, NULL, false, take_held,
+							  held);
 	else
 		retention_spi_execute(retention_spi_plan(policy_relid,
 												 POLICY_RECORD_MANY,
 												 statement),
 							  SPI_OK_UPDATE, values, NULL, false, NULL, NULL);
-	return held;
 }
 
 /*

@@ -35,6 +35,13 @@ typedef struct RetentionBinding
 	const char *time_columns;
 } RetentionBinding;
 
+/* Policies that others hold. */
+typedef struct RetentionHeld
+{
+	int64		count;
+	char		tenant[40];		/* of one of them */
+} RetentionHeld;
+
 extern bool retention_policy_load(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  Datum tenant, RetentionPolicy *policy);
@@ -49,11 +56,11 @@ extern void retention_policy_record(Oid policy_relid,
 									const RetentionStatement *statement,
 									Datum tenant, TimestampTz at,
 									int64 deleted);
-extern int64 retention_policy_record_many(Oid policy_relid,
-										  const RetentionStatement *statement,
-										  bool around, Datum *tenants,
-										  Datum *deleted, int count,
-										  TimestampTz at);
+extern void retention_policy_record_many(Oid policy_relid,
+										 const RetentionStatement *statement,
+										 RetentionHeld *held, Datum *tenants,
+										 Datum *deleted, int count,
+										 TimestampTz at);
 extern List *retention_policy_due(Oid policy_relid,
 								  const RetentionStatement *statement,
 								  const List *passed, TimestampTz now,

@@ -359,7 +359,7 @@ retention_query_record(Oid policy_relid)
 /*
  * The statement that does so for the tenants $1, of whom $3 has the numbers;
  * with `around`, for those whose policy nobody holds, and it then returns how
- * many others there are.
+ * many others there are, and one of them.
  */
 RetentionStatement
 retention_query_record_many(Oid policy_relid, bool around)
@@ -367,10 +367,10 @@ retention_query_record_many(Oid policy_relid, bool around)
 	RetentionStatement statement = {0};
 	const char *table = policy_table(policy_relid);
 	const char *given =
-		"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3))"
-		" AS d (tenant, deleted)";
+	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3))"
+	" AS d (tenant, deleted)";
 	const char *set = "SET last_cleanup_at = $2,"
-		" last_cleanup_deleted_count = d.deleted";
+	" last_cleanup_deleted_count = d.deleted";
 
 	if (around)
 		statement.text =
@@ -379,7 +379,9 @@ retention_query_record_many(Oid policy_relid, bool around)
 					 " FOR NO KEY UPDATE OF f SKIP LOCKED),"
 					 " noted AS (UPDATE %s AS p %s FROM free AS d"
 					 " WHERE p.tenant_id OPERATOR(pg_catalog.=) d.tenant_id)"
-					 " SELECT pg_catalog.count(*) FROM %s AS h, %s"
+					 " SELECT pg_catalog.count(*),"
+					 " pg_catalog.min(h.tenant_id::pg_catalog.text)"
+					 " FROM %s AS h, %s"
 					 " WHERE h.tenant_id OPERATOR(pg_catalog.=) d.tenant"
 					 " AND NOT EXISTS (SELECT FROM free"
 					 " WHERE free.tenant_id OPERATOR(pg_catalog.=) h.tenant_id)",

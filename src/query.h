@@ -39,7 +39,7 @@ extern SPIPlanPtr retention_query_blocks(const RetentionTarget *target,
 										 RetentionQuery query);
 extern RetentionStatement retention_query_policies_of(Oid policy_relid);
 extern RetentionStatement retention_query_record_many(Oid policy_relid,
-															  bool around);
+													  bool around);
 extern RetentionStatement retention_query_policy(Oid policy_relid);
 extern RetentionStatement retention_query_policies(Oid policy_relid);
 extern RetentionStatement retention_query_record(Oid policy_relid);
