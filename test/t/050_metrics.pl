@@ -41,7 +41,7 @@ sub find_program
 	{
 		return "$path/$name" if -x "$path/$name";
 	}
-	return;
+	return undef;	# in a list, too
 }
 
 # A configuration of ours, with what the test has to put in its place.  Whatever it is
@@ -67,7 +67,7 @@ sub serve
 	my $log = "$PostgreSQL::Test::Utils::log_path/$name.log";
 	my @command = map { s/ADDRESS/127.0.0.1:$port/r } @{ $opt{command} };
 	local %ENV = (%ENV, %{ $opt{env} // {} });
-	my $handle = IPC::Run::start([ $program{$name}, @command ], '<', \undef, '>', $log, '2>&1');
+	my $handle = IPC::Run::start([ $program{$name}, @command ], '<', '/dev/null', '>', $log, '2>&1');
 
 	push @running, [ $name, $handle, $log ];
 	wait_until(sub {
@@ -225,10 +225,21 @@ $node->safe_psql('postgres', prepare_runs()
 	});
 
 # ---- The exporters and Prometheus.
+
+# What postgres_exporter collects by itself goes by other names in each of its versions.
+sub other_collectors
+{
+	IPC::Run::run([ $program{'prometheus-postgres-exporter'}, '--help' ], '<', \undef, '>', \my $help, '2>&1');
+	my @names = $help =~ /^\s+--(?:\[no-\])?collector\.(\w+)(?=\s)/mg;
+
+	@names or die "no collectors in: $help";
+	return map { "--no-collector.$_" } @names;
+}
+
 my $postgres_exporter = serve('prometheus-postgres-exporter', '/',
 	command => [
 		'--web.listen-address=ADDRESS', '--disable-default-metrics', '--disable-settings-metrics',
-		'--no-collector.database', '--no-collector.bgwriter',
+		other_collectors(),
 		'--extend.query-path=' . configure('queries.yaml', 'cache_seconds: 300' => 'cache_seconds: 0') ],
 	env => {
 		DATA_SOURCE_NAME => "host=$dsn_dir port=$dsn_port user=retention_exporter dbname=postgres sslmode=disable" });
