@@ -15,7 +15,7 @@ use PostgreSQL::Test::Utils;
 use RetentionTest;
 use Test::More;
 
-plan skip_all => 'no npm: scripts/deps test installs it' if system('command -v npm >/dev/null 2>&1') != 0;
+plan skip_all => 'no npm: scripts/deps npm installs it' if system('command -v npm >/dev/null 2>&1') != 0;
 
 # The packages, into a directory of this test.
 my $dir = PostgreSQL::Test::Utils::tempdir();
