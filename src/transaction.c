@@ -17,6 +17,7 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
+#include "storage/proc.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -102,6 +103,12 @@ step_open(void *arg)
 	MemoryContext caller;
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
+
+	/*
+	 * To know the table takes locks.  Who holds it may want those, and is not
+	 * to find a deadlock with us: we give in first.
+	 */
+	retention_pin_lock_timeout(Max(DeadlockTimeout / 2, 1));
 	MemoryContextReset(run->target_context);
 	caller = MemoryContextSwitchTo(run->target_context);
 	run->target = *retention_installed_open(RowExclusiveLock);

@@ -76,11 +76,15 @@ sub refill
 	my $gate = $node->background_psql('postgres');
 	$gate->query_safe('SELECT pg_advisory_lock(4711)');
 	mischief($node, 50 => 'wait');
-	my $run = start_run($node, 'batch_size => 100');
+	my $run = start_run($node, 'batch_size => 100', before => q{SET retention.lock_timeout = '20s'; SET deadlock_timeout = '2s'; SET log_lock_waits = on});
 	wait_until_stopped($run, 'anew');
 
-	# it waits for the batch under way, and the run for it
+	# It waits for the batch under way, then holds the table and wants what the run has read
+	# before it waits for that.  The run is to let go before anybody finds a deadlock: here
+	# it alone would, late and with patience.
+	my $log = -s $node->logfile;
 	my $other = $node->background_psql('postgres');
+	$other->query_safe(q{SET deadlock_timeout = '1h'});
 	my $pid = $other->query_safe('SELECT pg_backend_pid()');
 	$other->query_until(qr/dropping/, "\\echo dropping\nBEGIN; LOCK TABLE executions; DROP EXTENSION retention;
 		CREATE EXTENSION retention; COMMIT;\n");
@@ -93,6 +97,7 @@ sub refill
 
 	like($err, qr/ERROR:  55000: extension "retention" has been created anew during the run/,
 		'anew: the run stops with a clear error');
+	unlike(slurp_file($node->logfile, $log), qr/detected deadlock/, 'anew: and nobody was in a deadlock');
 	is(gone($node), '100', 'anew: the batch that was under way is done, and no more');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_history'), '0',
 		'anew: the new history knows nothing of it');
