@@ -158,9 +158,9 @@ retention_tenant_clean(RetentionRun *run, Datum tenant,
 	}
 	record->current_tenant = NULL;
 
-	/* nothing of it is uncommitted: its lock is not needed any more */
+	/* nothing of it is uncommitted: its lock, if it is not lost, can go */
 	if (unit.record.batches == (before != NULL ? before->batches : 0))
-		retention_transaction_unlock_down(run, run->nheld - 1);
+		retention_transaction_unlock_down(run, Max(0, run->nheld - 1));
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(unit.context);

@@ -575,6 +575,73 @@ foreach my $when ('BEFORE', 'AFTER')
 	$_->quit for $holder, $gate, $runner;
 }
 
+# ---- The same before anything is done for a tenant: its first batch fails in a way that
+# another attempt may mend, and somebody else has the table before that.
+{
+	my $db = 'locked_early';
+
+	make_db($db, "SELECT give(1, 50);
+		CREATE SEQUENCE seen;
+		CREATE FUNCTION count_seen() RETURNS bigint LANGUAGE sql VOLATILE AS
+			\$\$ SELECT nextval('public.seen') \$\$;
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS \$\$
+		BEGIN
+			PERFORM pg_advisory_xact_lock(4711);
+			RAISE 'try again' USING ERRCODE = 'deadlock_detected';
+		END \$\$;
+		CREATE TRIGGER refuse BEFORE DELETE ON executions FOR EACH ROW
+			WHEN (count_seen() = 1) EXECUTE FUNCTION refuse();
+		ALTER DATABASE $db SET retention.lock_timeout = '1ms'");
+	my ($holder, $holder_pid) = open_session($db);
+	my ($gate) = open_session($db);
+	my ($other, $other_pid) = open_session($db);
+	my ($runner, $pid) = open_session($db);
+
+	# until max_runtime ends the wait, or until another has the tenant
+	foreach my $arguments (q{max_runtime => '2 s'}, '')
+	{
+		my $name = "locked early ($arguments)";
+
+		$node->safe_psql($db, q{SELECT setval('seen', 1, false)});
+		$gate->query_safe('SELECT pg_advisory_lock(4711)');
+		begin_statement($runner, "CALL retention.run($arguments)");
+		wait_for_waiting($db, $pid, $gate_is_shut, "$name: the run is at its first row");
+		$holder->query_safe('BEGIN');
+		begin_statement($holder, 'LOCK TABLE executions IN SHARE MODE');
+		wait_for_waiting($db, $holder_pid, "relation = 'executions'::regclass", "$name: another waits for the table");
+		$gate->query_safe('SELECT pg_advisory_unlock(4711)');
+		end_statement($holder);
+		if ($arguments eq '')
+		{
+			$other->query_safe('BEGIN');
+			begin_statement($other, "SELECT retention.lock_tenant('$t[1]')");
+			wait_for_waiting($db, $other_pid, "relation = 'executions'::regclass", "$name: somebody wants the tenant");
+			wait_for($node, $db, "SELECT waiting_for = 'a lock on the table' FROM last_run", "$name: the run waits");
+			$holder->query_safe('COMMIT');
+		}
+		my (undef, $messages) = end_statement($runner);
+		unlike($messages, qr/ERROR|WARNING/, "$name: no error");
+		$holder->query_safe('COMMIT') if $arguments ne '';
+		if ($arguments eq '')
+		{
+			# the one who waited for the table has it first, as a rule
+			end_statement($other);
+			$other->query_safe('ROLLBACK');
+			like($node->safe_psql($db, 'SELECT status, tenants_busy, rows_deleted FROM last_run'),
+				qr/^succeeded\|(1\|0|0\|50)$/, "$name: the tenant is left to the other");
+		}
+		else
+		{
+			sql_is($db, 'SELECT status, stop_reason, rows_deleted FROM last_run', 'partial|max_runtime|0', "$name: history says so");
+			sql_is($db, 'SELECT count(*) FROM executions', '50', "$name: every row is there");
+		}
+		sql_is($db, 'SELECT * FROM leftover', '', "$name: no lock is left");
+	}
+	run_statement($runner, 'CALL retention.run()');
+	sql_is($db, 'SELECT count(*) FROM executions', '0', 'locked early: the next run does it');
+	$_->quit for $holder, $gate, $other, $runner;
+}
+
 # ---- The minimum is kept even if the newest rows go during the run.
 {
 	my $db = 'newest_go';
