@@ -502,6 +502,8 @@ retention_run(PG_FUNCTION_ARGS)
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	MemoryContextSwitchTo(context);
+	if (IsolationUsesXactSnapshot())
+		retention_transaction_flush(run);
 	run->history = retention_own_relid(RETENTION_HISTORY_TABLE);
 	run->writer = retention_relation_owner(run->history);
 	retention_history_interrupt(run->history, run->writer);

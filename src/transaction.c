@@ -207,6 +207,17 @@ retention_transaction_unlock_down(RetentionRun *run, int most)
 }
 
 /*
+ * At the very start of a transaction: rows that others change, in history and
+ * in policies too, are to be gone around or waited for, not an error, whatever
+ * the session's default is.
+ */
+static void
+go_around(void)
+{
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
+
+/*
  * Commits without waiting for the disk.  A crash of the server may then undo
  * the latest transactions of a run, each with what history says about it: the
  * log keeps their order, and the next run deletes again.  A run waits for the
@@ -220,18 +231,21 @@ commit_soon(RetentionRun *run)
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
 	SPI_commit();
+	go_around();
 	run->committed = run->record;
 }
 
 /*
  * Commits, and gives back the locks of tenants but for that of the one that is
- * not done.
+ * not done; that on all tenants at once, if somebody waits for it.
  */
 void
 retention_transaction_commit(RetentionRun *run, bool keep_last)
 {
 	commit_soon(run);
 	retention_transaction_unlock(run, keep_last ? 1 : 0);
+	if (run->holds_walk && retention_walk_is_waited_for())
+		retention_transaction_unlock_walk(run);
 	run->longest = Max(run->longest, retention_clock() - run->began);
 }
 
@@ -243,6 +257,7 @@ void
 retention_transaction_flush(RetentionRun *run)
 {
 	SPI_commit();
+	go_around();
 	run->committed = run->record;
 	retention_transaction_unlock(run, 0);
 }
@@ -255,6 +270,7 @@ void
 retention_transaction_undo(RetentionRun *run)
 {
 	SPI_rollback();
+	go_around();
 	retention_transaction_unlock(run, 0);
 }
 
@@ -428,9 +444,6 @@ retention_transaction_begin(RetentionRun *run)
 		run->began = retention_clock();
 		run->rows = 0;
 
-		/* rows that others change are to be gone around, not an error */
-		retention_spi_utility("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
-
 		error = retention_try(step_open, run);
 		if (error == NULL)
 			break;
@@ -469,8 +482,6 @@ retention_transaction_end(RetentionRun *run, bool keep_last)
 
 	retention_transaction_record(run);
 	retention_transaction_commit(run, keep_last);
-	if (run->holds_walk && retention_walk_is_waited_for())
-		retention_transaction_unlock_walk(run);
 	run->paced_until = retention_throttle_pace(&run->limits, run->paced_until,
 											   run->began,
 											   run->rows);

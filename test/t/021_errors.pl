@@ -278,6 +278,30 @@ foreach my $level ('repeatable read', 'serializable')
 	$holder->quit;
 }
 
+# ---- Nor when two runs begin at once, and both find one that was interrupted.
+foreach my $level ('repeatable read', 'serializable')
+{
+	my $name = "two at once, $level";
+	my $blocker = $node->background_psql('postgres');
+	my $waiting = q{FROM pg_locks WHERE relation = 'retention.run_history'::regclass AND NOT granted};
+
+	refill();
+	$node->safe_psql('postgres', q{INSERT INTO retention.run_history (started_at, run_by, pid) VALUES (now(), 'nobody', 1)});
+	$blocker->query_safe('BEGIN; LOCK TABLE retention.run_history IN SHARE MODE');
+	my @runs = map { start_run($node, '', before => "SET default_transaction_isolation = '$level'") } 1 .. 2;
+	wait_for($node, 'postgres', "SELECT count(*) = 2 $waiting", "$name: they begin");
+	$blocker->query_safe('ROLLBACK');
+	$blocker->quit;
+	foreach my $run (@runs)
+	{
+		wait_until_over($run, $name);
+		unlike(finish_run($run), qr/WARNING|ERROR/, "$name: no error");
+	}
+	is($node->safe_psql('postgres', q{SELECT string_agg(status, ' ' ORDER BY id) FROM
+			(SELECT * FROM retention.run_history ORDER BY id DESC LIMIT 3) AS x}), 'interrupted succeeded succeeded',
+		"$name: both do their work");
+}
+
 # ---- Several runs share the tenants.
 {
 	refill();
