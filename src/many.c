@@ -217,9 +217,9 @@ note_in_policies(Note *note, MemoryContext context)
 /*
  * Writes down what has changed for these tenants, in their policies and in
  * history, in the current transaction.  That a policy cannot be written does
- * not make a cleanup a failure.
+ * not make a cleanup a failure.  Returns whether anything has changed.
  */
-static void
+static bool
 note_shares(RetentionRun *run, RetentionShare **shares, int count)
 {
 	MemoryContext context = AllocSetContextCreate(run->context,
@@ -238,7 +238,6 @@ note_shares(RetentionRun *run, RetentionShare **shares, int count)
 		note.tenants[note.count] = UUIDPGetDatum(&shares[i]->tenant);
 		note.deleted[note.count] = Int64GetDatum(shares[i]->deleted);
 		note.batches[note.count++] = Int64GetDatum(shares[i]->batches);
-		shares[i]->changed = false;
 	}
 
 	if (note.count > 0)
@@ -250,6 +249,7 @@ note_shares(RetentionRun *run, RetentionShare **shares, int count)
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
+	return note.count > 0;
 }
 
 /*
@@ -441,7 +441,7 @@ count_members(TenantGroup *group)
 	run->record.deleted += group->deleted;
 	run->record.batches++;
 	run->rows += group->deleted;
-	note_shares(run, group->members, group->nmembers);
+	(void) note_shares(run, group->members, group->nmembers);
 }
 
 /*
@@ -732,21 +732,28 @@ keep_limits_fresh(RetentionWalk *walk)
 
 /*
  * Writes down what a walk has done for each tenant, in transactions that are
- * short: another run, or whoever changes a policy, may want the same rows.
- * Takes and returns the reason to stop, or NULL.
+ * short: another run, or whoever changes a policy, may want the same rows.  Does
+ * not rest between them.  Takes and returns the reason to stop, or NULL.
  */
 static const char *
 note_walk(RetentionWalk *walk, const char *stop)
 {
+	RetentionRun *run = walk->run;
+
 	for (int i = 0; i < walk->count; i += POLICIES_AT_ONCE)
 	{
-		note_shares(walk->run, walk->list + i,
-					Min(POLICIES_AT_ONCE, walk->count - i));
+		int			count = Min(POLICIES_AT_ONCE, walk->count - i);
+
+		if (!note_shares(run, walk->list + i, count))
+			continue;
+		retention_transaction_commit(run, false);
+		/* only now: when a run fails, what is not written down yet is */
+		for (int j = i; j < i + count; j++)
+			walk->list[j]->changed = false;
 		if (stop == NULL)
-			stop = retention_transaction_end(walk->run, false);
-		else
-			retention_transaction_commit(walk->run, false);
+			stop = retention_transaction_begin(run);
 	}
+	walk->recorded_at = retention_clock();
 	return stop;
 }
 
@@ -759,14 +766,10 @@ static const char *
 end_walk_transaction(RetentionWalk *walk)
 {
 	const char *stop = retention_transaction_end(walk->run, false);
-	int64		now = retention_clock();
 
 	retention_shares_end_transaction(walk->shares, true);
-	if (now - walk->recorded_at > RECORD_INTERVAL)
-	{
+	if (retention_clock() - walk->recorded_at > RECORD_INTERVAL)
 		stop = note_walk(walk, stop);
-		walk->recorded_at = now;
-	}
 	return stop;
 }
 
@@ -872,8 +875,14 @@ static void
 keep_left(RetentionWalk *walk, bool all)
 {
 	RetentionRun *run = walk->run;
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	List	   *left = NIL;
 	ListCell   *lc;
 
+	/*
+	 * another list: to take out one by one would move all the others each
+	 * time
+	 */
 	foreach(lc, run->tenants)
 	{
 		RetentionDue *due = lfirst(lc);
@@ -881,10 +890,13 @@ keep_left(RetentionWalk *walk, bool all)
 													  due->tenant);
 
 		if (share == NULL || share->left || all)
-			continue;
-		run->record.tenants++;
-		run->tenants = foreach_delete_current(run->tenants, lc);
+			left = lappend(left, due);
+		else
+			run->record.tenants++;
 	}
+	list_free(run->tenants);
+	run->tenants = left;
+	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -960,7 +972,7 @@ void
 retention_many_record(RetentionRun *run)
 {
 	if (run->walk != NULL)
-		note_shares(run, run->walk->list, run->walk->count);
+		(void) note_shares(run, run->walk->list, run->walk->count);
 }
 
 /*

@@ -240,6 +240,27 @@ foreach my $hours (1, 12)
 	is(verdict($node), '0|0', "$name: the next run does the rest");
 }
 
+# ---- Cancelled while it writes down what it did for each tenant: that is written then.
+{
+	my $name = 'cancelled note';
+	my $holder = $node->background_psql('postgres');
+
+	refill(12);
+	$holder->query_safe('BEGIN; LOCK TABLE retention.run_tenant IN SHARE MODE');
+	my $run = start_run($node, 'batch_size => 100');
+	my $waits = "FROM pg_locks WHERE pid = $run->{pid} AND NOT granted AND relation = 'retention.run_tenant'::regclass";
+	wait_for($node, 'postgres', "SELECT count(waitstart) = 1 $waits", "$name: it wants to write");
+	my $since = $node->safe_psql('postgres', "SELECT waitstart $waits");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_for($node, 'postgres', "SELECT count(*) = 1 $waits AND waitstart > '$since'", "$name: it wants to once more");
+	$holder->query_safe('ROLLBACK');
+	$holder->quit;
+	wait_until_over($run, $name);
+	like(finish_run($run), qr/ERROR:  57014/, "$name: the caller is told");
+	cmp_ok(gone($node), '>', 0, "$name: something was done");
+	check($name, status => 'cancelled', verdict => $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle') - gone($node) . '|0');
+}
+
 # ---- The table is rewritten in the middle of a walk: rows stand elsewhere.
 {
 	my $name = 'rewritten table';
@@ -287,6 +308,104 @@ foreach my $hours (1, 12)
 	is($node->safe_psql('postgres', $noted), $cleaned - $held, "$name: the others are noted");
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;
+}
+
+# ---- One policy cannot be written: that one is warned of, the others are noted.
+foreach my $hours (1, 12)
+{
+	my $name = "stubborn policy, $hours";
+
+	refill($hours);
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION be_stubborn() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			RAISE 'not this policy' USING ERRCODE = 'RT004';
+		END $$;
+		CREATE TRIGGER be_stubborn BEFORE UPDATE ON execution_retention_policies FOR EACH ROW
+			WHEN (OLD.tenant_id = md5('tenant36')::uuid) EXECUTE FUNCTION be_stubborn()});
+	my $err = run($node, '', name => $name);
+	$node->safe_psql('postgres', 'DROP TRIGGER be_stubborn ON execution_retention_policies; DROP FUNCTION be_stubborn()');
+	is(scalar(my @words = $err =~ /WARNING:  RT004: could not note in the policy of tenant/g), 1, "$name: one word") or diag $err;
+	is($node->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE last_cleanup_at IS NULL),
+				bool_or(last_cleanup_at IS NULL AND tenant_id = md5('tenant36')::uuid)
+			FROM execution_retention_policies WHERE tenant_id IN (SELECT tenant_id FROM gone)}), '1|t', "$name: the others are noted");
+	check($name, other => 1);
+}
+
+# ---- More tenants than a transaction locks, with one row each.
+{
+	my $name = 'many small';
+
+	refill(1);
+	$node->safe_psql('postgres', q{
+		TRUNCATE executions, execution_retention_policies;
+		INSERT INTO executions (id, tenant_id, started_at, filler)
+		SELECT n * 150 + k, md5('tenant' || k)::uuid, now() - n * interval '40 days' - interval '1 hour', repeat('.', 2500)
+		FROM generate_series(1, 150) AS k, generate_series(0, 4) AS n;
+		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep)
+		SELECT md5('tenant' || k)::uuid, 30, 4 FROM generate_series(1, 150) AS k});
+	remember($node);
+	unlike(walk_of('', $name), qr/walks over/, "$name: no walk");
+	check($name);
+	is(last_run($node, 'rows_deleted, tenants, tenants_due'), '150|150|150', "$name: all of them");
+	my $most = $node->safe_psql('postgres', 'SELECT max(n) FROM (SELECT count(DISTINCT tenant_id) AS n FROM gone GROUP BY xid) AS x');
+	cmp_ok($most, '<=', 100, "$name: at most a hundred in a transaction");
+	cmp_ok($most, '>', 50, "$name: and many: $most");
+}
+
+# ---- An index that is too young for the oldest transaction: some rows have older versions that
+# it does not know.  Tenants are done one by one, in ways that do without it.
+foreach my $hours (1, 12)
+{
+	my $name = "young index, $hours";
+	my $old = $node->background_psql('postgres');
+
+	# with room for the new versions beside the old ones
+	$node->safe_psql('postgres', 'ALTER TABLE executions SET (fillfactor = 50)');
+	refill($hours);
+	$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current()');
+	$node->safe_psql('postgres', q{
+		DROP INDEX idx_executions_retention_cleanup, idx_executions_null_started_at;
+		UPDATE executions SET started_at = started_at + interval '1 s' WHERE id % 3 = 0;
+		SELECT retention.attach()});
+	my $young = $node->safe_psql('postgres', q{SELECT count(*) > 0 FROM pg_index WHERE indrelid = 'executions'::regclass AND indcheckxmin});
+	is($young, 't', "$name: there is one");
+	run($node, '', name => $name);
+	is(verdict($node), '0|0', "$name: as the oracle says");
+	is(last_run($node, 'status, rows_deleted'), 'succeeded|' . gone($node), "$name: history");
+	$old->query_safe('COMMIT');
+	$old->quit;
+	$node->safe_psql('postgres', 'ALTER TABLE executions RESET (fillfactor); REINDEX TABLE executions');
+}
+
+# ---- max_runtime ends a walk.
+{
+	my $name = 'short walk';
+
+	refill(12);
+	my $all = $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle');
+	like(walk_of(q{batch_size => 100, max_runtime => '500 ms', pause_between_batches => '1 minute'}, $name), qr/walks over/, "$name: it is one");
+	my $gone = gone($node);
+	cmp_ok($gone, '>', 0, "$name: something was done");
+	check($name, status => 'partial', verdict => $all - $gone . '|0');
+	is(last_run($node, 'stop_reason'), 'max_runtime', "$name: the reason");
+}
+
+# ---- A long walk writes down from time to time what it did for each tenant.  The only
+# test here that takes as long as it says.
+{
+	my $name = 'long walk';
+	my $claimed = 'SELECT sum(rows_deleted) FROM retention.run_tenant WHERE run_id = (SELECT max(id) FROM retention.run_history)';
+
+	refill(12);
+	my $run = start_run($node, q{batch_size => 100, pause_between_batches => '11 s'});
+	wait_for($node, 'postgres', "SELECT ($claimed) > 0", "$name: it writes");
+	is(last_run($node, 'status'), 'running', "$name: in the middle");
+	cmp_ok($node->safe_psql('postgres', $claimed), '<=', gone($node), "$name: not more than it has done");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_until_over($run, $name);
+	finish_run($run);
+	check($name, status => 'cancelled', verdict => $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle') - gone($node) . '|0');
 }
 
 # ---- Nobody but a walk is told anything.
