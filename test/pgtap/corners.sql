@@ -13,7 +13,7 @@ ALTER TABLE unrelated RENAME TO executions;
 SET LOCAL search_path = pg_temp, "$user", public;
 CREATE EXTENSION retention SCHEMA public;
 SET LOCAL search_path = public;
-SELECT plan(21);
+SELECT plan(22);
 SELECT is((SELECT relation::oid FROM retention.target), 'public.executions'::regclass::oid, 'the permanent table is attached');
 DROP TABLE pg_temp.executions;
 
@@ -53,6 +53,8 @@ CREATE TRIGGER wrong BEFORE UPDATE ON other_table FOR EACH ROW EXECUTE FUNCTION 
 INSERT INTO other_table VALUES (1, '2020-01-01');
 SELECT throws_ok('UPDATE other_table SET id = 2', '42703',
                  'table "other_table" has no column "updated_at" of type timestamp with time zone', 'updated_at of another type');
+
+SELECT throws_ok('SELECT retention.hold_walks()', '39P01', 'retention.hold_walks() must be called by a trigger', 'hold_walks(): by a trigger alone');
 
 SELECT is(retention.cutoff('infinity', 3), 'infinity', 'cutoff(): no days before the end of time');
 
