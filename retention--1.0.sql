@@ -1952,7 +1952,7 @@ COMMENT ON COLUMN retention.run_history.wal_bytes IS
 COMMENT ON COLUMN retention.run_history.waited_ms IS
 	'Time spent waiting for its limits, in milliseconds';
 COMMENT ON COLUMN retention.run_history.waited_for IS
-	'What it waited for';
+	'What it waited for: limits, a lock on the table, other sessions that were at work';
 COMMENT ON COLUMN retention.run_history.waiting_for IS
 	'What it is waiting for now; NULL: nothing';
 COMMENT ON COLUMN retention.run_history.current_tenant IS

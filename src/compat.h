@@ -73,6 +73,21 @@ retention_compat_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
 }
 
 /*
+ * Is this the process of a client's session?
+ */
+static inline bool
+retention_compat_is_client(const volatile PGPROC *proc)
+{
+#if PG_VERSION_NUM >= 190000
+	return proc->backendType == B_BACKEND;
+#elif PG_VERSION_NUM >= 180000
+	return proc->isRegularBackend;
+#else
+	return !proc->isBackgroundWorker;
+#endif
+}
+
+/*
  * What the server knows about a setting.
  */
 static inline struct config_generic *

@@ -790,6 +790,15 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 }
 
 /*
+ * How many rows the next batches hold at most.
+ */
+void
+retention_plan_set_batch_size(RetentionPlan *plan, int batch_size)
+{
+	plan->options.batch_size = batch_size;
+}
+
+/*
  * Frees a plan.
  */
 void

@@ -61,6 +61,7 @@ extern bool retention_plan_next(RetentionPlan *plan, RetentionBatch *batch);
 extern void retention_plan_advance(RetentionPlan *plan,
 								   const RetentionBatch *batch,
 								   const RetentionResult *result);
+extern void retention_plan_set_batch_size(RetentionPlan *plan, int batch_size);
 extern void retention_plan_end(RetentionPlan *plan);
 extern void retention_plan_committed(RetentionPlan *plan);
 extern const RetentionBoundary *retention_plan_boundary(RetentionPlan *plan);

@@ -28,6 +28,9 @@
 
 #define RETENTION_MAX_BATCH_SIZE 1000000
 
+/* with what the activity of a run begins in pg_stat_activity */
+#define RETENTION_ACTIVITY "retention: "
+
 /* how long one batch waits for a row lock before it goes around the row */
 #define RETENTION_ROW_LOCK_PATIENCE_MS 100
 

@@ -429,8 +429,9 @@ read_arguments(FunctionCallInfo fcinfo, RetentionRun *run)
 	limits->pause = PG_ARGISNULL(5) ? retention_pause_between_batches * 1000L :
 		interval_microseconds(fcinfo, 5, "pause_between_batches");
 
-	run->batch_size = PG_ARGISNULL(6) ? retention_batch_size :
+	run->most_batch_size = PG_ARGISNULL(6) ? retention_batch_size :
 		PG_GETARG_INT32(6);
+	run->batch_size = run->most_batch_size;
 	if (run->batch_size < 1 || run->batch_size > RETENTION_MAX_BATCH_SIZE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

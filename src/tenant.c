@@ -93,6 +93,7 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 			run->record.skipped_protected -= unit->record.skipped_protected;
 			retention_unit_start_over(unit);
 		}
+		unit->batch_size = run->batch_size;
 		ok = retention_unit_begin(unit);
 	}
 }

@@ -7,11 +7,18 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
+#include "compat.h"
+#include "retention.h"
 #include "spi_util.h"
 #include "throttle.h"
 
@@ -20,6 +27,16 @@
 
 /* how long to wait at once for anything else */
 #define MOST_WAIT (10 * USECS_PER_SEC)
+
+/*
+ * How long to rest for the sake of other sessions: at least this long, and so
+ * many times as long as the transaction took.
+ */
+#define LEAST_YIELD 1000
+#define YIELD_FACTOR 2
+
+/* how many processes to look at in a millisecond */
+#define LOOK_PROCESSES 100
 
 /*
  * Who is furthest behind: a standby by what it has replayed, a logical slot by
@@ -93,6 +110,11 @@ retention_throttle_decide(const RetentionLimits *limits,
 		verdict.wait = probe->rested_until - probe->now;
 		verdict.reason = "pause_between_batches";
 	}
+	else if (probe->yields_until > probe->now)
+	{
+		verdict.wait = probe->yields_until - probe->now;
+		verdict.reason = "other sessions";
+	}
 
 	if (verdict.reason != NULL)
 	{
@@ -116,6 +138,18 @@ retention_throttle_pace(const RetentionLimits *limits, int64 paced_until,
 		return paced_until;
 	return Max(paced_until, began) +
 		rows * USECS_PER_SEC / limits->max_rows_per_second;
+}
+
+/*
+ * Until when a run whose transaction began then and ended now rests for the
+ * sake of other sessions that are at work; 0 when its limits say how it rests.
+ */
+int64
+retention_throttle_yield(const RetentionLimits *limits, int64 began, int64 now)
+{
+	if (limits->max_rows_per_second > 0 || limits->pause > 0)
+		return 0;
+	return now + Max(LEAST_YIELD, YIELD_FACTOR * (now - began));
 }
 
 /*
@@ -150,4 +184,65 @@ retention_throttle_probe_lag(Oid reader, RetentionProbe *probe)
 						  SPI_OK_SELECT, NULL, NULL, true, take_lag, probe);
 	PopActiveSnapshot();
 	retention_scope_end(&scope);
+}
+
+/*
+ * Is this process, at this moment, carrying out a client's statement?  Not so
+ * when it waits for a lock, for its client or for time to pass, nor when it
+ * vacuums.
+ */
+static bool
+is_at_work(const volatile PGPROC *proc)
+{
+	if (proc->pid == 0 || proc->pid == MyProcPid ||
+		!OidIsValid(proc->databaseId) ||
+		(proc->statusFlags & (PROC_IS_AUTOVACUUM | PROC_IN_VACUUM)) != 0 ||
+		!(TransactionIdIsValid(proc->xmin) || TransactionIdIsValid(proc->xid)) ||
+		!retention_compat_is_client(proc))
+		return false;
+	switch (proc->wait_event_info & 0xFF000000)
+	{
+		case PG_WAIT_LOCK:
+		case PG_WAIT_CLIENT:
+		case PG_WAIT_ACTIVITY:
+		case PG_WAIT_EXTENSION:
+		case PG_WAIT_TIMEOUT:
+			return false;
+		default:
+			return true;
+	}
+}
+
+/*
+ * Does any other session carry out a statement at this moment?  Other runs do
+ * not count: they would rest for each other.
+ *
+ * A look without locks: what it sees may be over, and a session that is at work
+ * half of the time is seen half of the time.
+ */
+bool
+retention_throttle_sees_others(void)
+{
+	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		const volatile PGPROC *proc = &ProcGlobal->allProcs[i];
+		const char *activity;
+
+		if (!is_at_work(proc))
+			continue;
+		activity = pgstat_get_backend_current_activity(proc->pid, false);
+		if (strncmp(activity, RETENTION_ACTIVITY, strlen(RETENTION_ACTIVITY)) != 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * How long to go on without another look, so that looking costs next to
+ * nothing however many processes there may be.
+ */
+int64
+retention_throttle_look_interval(void)
+{
+	return 1000 * (1 + (int64) ProcGlobal->allProcCount / LOOK_PROCESSES);
 }

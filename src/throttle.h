@@ -25,6 +25,7 @@ typedef struct RetentionProbe
 	int64		longest;		/* the longest transaction so far */
 	int64		paced_until;	/* the rows deleted so far allow no more yet */
 	int64		rested_until;	/* the pause after the last commit */
+	int64		yields_until;	/* the rest for the sake of other sessions */
 	int64		lag_bytes;
 	char		laggard[NAMEDATALEN + 32];	/* who is behind by that */
 } RetentionProbe;
@@ -48,6 +49,10 @@ extern RetentionVerdict retention_throttle_decide(const RetentionLimits *limits,
 extern int64 retention_throttle_pace(const RetentionLimits *limits,
 									 int64 paced_until, int64 began,
 									 int64 rows);
+extern int64 retention_throttle_yield(const RetentionLimits *limits,
+									  int64 began, int64 now);
 extern void retention_throttle_probe_lag(Oid reader, RetentionProbe *probe);
+extern bool retention_throttle_sees_others(void);
+extern int64 retention_throttle_look_interval(void);
 
 #endif							/* RETENTION_THROTTLE_H */

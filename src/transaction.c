@@ -46,6 +46,17 @@
 #define REGAIN_ATTEMPTS 5
 #define REGAIN_INTERVAL (20 * 1000)
 
+/*
+ * While other sessions are at work, a transaction holds no more rows than this:
+ * who needs the processor, or has to write the log, waits less behind a few rows
+ * than behind many.  Others count as at work for so long after they were seen.
+ */
+#define YIELDING_BATCH 100
+#define YIELDING_TIME USECS_PER_SEC
+
+/* how often to look whether somebody waits while a walk rests, in microseconds */
+#define WALK_REST (20 * 1000)
+
 /* a wait from this long on is announced in history, in microseconds */
 #define LONG_WAIT USECS_PER_SEC
 
@@ -60,24 +71,24 @@ retention_transaction_show(RetentionRun *run)
 	char	   *tenant;
 
 	if (record->waiting_for != NULL)
-		snprintf(activity, sizeof(activity), "retention: waiting for %s, "
+		snprintf(activity, sizeof(activity), RETENTION_ACTIVITY "waiting for %s, "
 				 INT64_FORMAT " rows deleted",
 				 record->waiting_for, record->deleted);
 	else if (record->current_tenant != NULL)
 	{
 		tenant = DatumGetCString(DirectFunctionCall1(uuid_out,
 													 *record->current_tenant));
-		snprintf(activity, sizeof(activity), "retention: tenant %s (%d of %d), "
+		snprintf(activity, sizeof(activity), RETENTION_ACTIVITY "tenant %s (%d of %d), "
 				 INT64_FORMAT " rows deleted", tenant,
 				 record->tenants + 1, record->tenants_due, record->deleted);
 		pfree(tenant);
 	}
 	else if (record->tenants_due > 0)
-		snprintf(activity, sizeof(activity), "retention: many tenants (%d of %d done), "
+		snprintf(activity, sizeof(activity), RETENTION_ACTIVITY "many tenants (%d of %d done), "
 				 INT64_FORMAT " rows deleted",
 				 record->tenants, record->tenants_due, record->deleted);
 	else
-		snprintf(activity, sizeof(activity), "retention: looking for what is due");
+		snprintf(activity, sizeof(activity), RETENTION_ACTIVITY "looking for what is due");
 	set_ps_display(activity);
 	pgstat_report_activity(STATE_RUNNING, activity);
 }
@@ -236,6 +247,16 @@ commit_soon(RetentionRun *run)
 }
 
 /*
+ * Gives back the lock of a walk if somebody waits for it.
+ */
+static void
+make_way(RetentionRun *run)
+{
+	if (run->holds_walk && retention_walk_is_waited_for())
+		retention_transaction_unlock_walk(run);
+}
+
+/*
  * Commits, and gives back the locks of tenants but for that of the one that is
  * not done; that on all tenants at once, if somebody waits for it.
  */
@@ -244,8 +265,7 @@ retention_transaction_commit(RetentionRun *run, bool keep_last)
 {
 	commit_soon(run);
 	retention_transaction_unlock(run, keep_last ? 1 : 0);
-	if (run->holds_walk && retention_walk_is_waited_for())
-		retention_transaction_unlock_walk(run);
+	make_way(run);
 	run->longest = Max(run->longest, retention_clock() - run->began);
 }
 
@@ -297,20 +317,23 @@ note_wait(RetentionRun *run, const char *reason)
  * Sleeps, after a commit and with no snapshot, and notices a cancel at once.
  */
 static void
-nap(int64 microseconds)
+nap(RetentionRun *run, int64 microseconds)
 {
 	int64		until = retention_clock() + microseconds;
 
 	for (;;)
 	{
-		int64		now = retention_clock();
+		int64		left = until - retention_clock();
 
 		CHECK_FOR_INTERRUPTS();
-		if (now >= until)
+		make_way(run);
+		if (left <= 0)
 			return;
+		if (run->holds_walk)
+			left = Min(left, WALK_REST);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (until - now + 999) / 1000, PG_WAIT_EXTENSION);
+						 (left + 999) / 1000, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }
@@ -326,7 +349,7 @@ retention_transaction_lock_again(RetentionRun *run, Datum tenant)
 	{
 		if (attempts >= REGAIN_ATTEMPTS)
 			return false;
-		nap(REGAIN_INTERVAL);
+		nap(run, REGAIN_INTERVAL);
 	}
 	return true;
 }
@@ -354,7 +377,6 @@ wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long
 	int64		limit = retention_compat_transaction_limit();
 	int64		before;
 
-	retention_transaction_unlock_walk(run);
 	note_wait(run, reason);
 	if (record->waiting_for == NULL && is_long)
 	{
@@ -364,7 +386,7 @@ wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long
 	}
 	retention_transaction_show(run);
 	before = retention_clock();
-	nap(limit > 0 ? Min(microseconds, limit / 2) : microseconds);
+	nap(run, limit > 0 ? Min(microseconds, limit / 2) : microseconds);
 	record->waited_us += retention_clock() - before;
 	if (limit > 0)
 		commit_soon(run);
@@ -384,6 +406,27 @@ end_wait(RetentionRun *run)
 }
 
 /*
+ * Looks, now and then, whether other sessions are at work, and settles how many
+ * rows the next transactions hold.
+ */
+static void
+look_for_others(RetentionRun *run)
+{
+	int64		now = retention_clock();
+
+	if (now >= run->look_at)
+	{
+		run->look_at = now + retention_throttle_look_interval();
+		if (retention_throttle_sees_others())
+			run->yields_until = now + YIELDING_TIME;
+	}
+	run->batch_size = now < run->yields_until ?
+		Min(run->most_batch_size, YIELDING_BATCH) : run->most_batch_size;
+	run->probe.yields_until = now < run->yields_until ?
+		retention_throttle_yield(&run->limits, run->began, now) : 0;
+}
+
+/*
  * After a commit: waits as long as the limits demand.  Returns the reason to
  * stop, or NULL to go on.
  */
@@ -400,6 +443,7 @@ throttle(RetentionRun *run)
 	probe->longest = run->longest;
 	probe->paced_until = run->paced_until;
 	probe->rested_until = retention_clock() + run->limits.pause;
+	look_for_others(run);
 
 	for (;;)
 	{

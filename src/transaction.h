@@ -25,7 +25,8 @@ typedef struct RetentionRun
 	RetentionRunRecord committed;	/* as it was at the last commit */
 	RetentionLimits limits;
 	bool		force;
-	int			batch_size;
+	int			batch_size;		/* of this transaction */
+	int			most_batch_size;	/* that was asked for */
 	TimestampTz now;			/* the time of day, read once */
 	int64		start;			/* of the run, by retention_clock() */
 	int64		wal_before;
@@ -46,6 +47,8 @@ typedef struct RetentionRun
 	int64		rows;			/* deleted in it */
 	int64		paced_until;
 	int64		longest;		/* the longest transaction, in microseconds */
+	int64		look_at;		/* when to look for other sessions again */
+	int64		yields_until;	/* until when they count as at work */
 	RetentionProbe probe;
 	List	   *tenants;		/* RetentionDue */
 	struct RetentionWalk *walk; /* over the table, or NULL */

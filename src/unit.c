@@ -95,6 +95,7 @@ step_begin(void *arg)
 	if (same)
 	{
 		retention_plan_committed(unit->plan);
+		retention_plan_set_batch_size(unit->plan, unit->batch_size);
 		return;
 	}
 	if (unit->plan != NULL)

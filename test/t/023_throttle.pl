@@ -280,5 +280,54 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	is(last_run($node, 'status, rows_deleted, waited_ms >= 2000'), 'succeeded|300|t', 'woken: it rested as long');
 }
 
+# ---- Other sessions at work: small batches, and a rest after each; not for those that wait, nor
+# for other runs, nor where a pace is set.
+{
+	my $name = 'others at work';
+	my $worker = $node->background_psql('postgres', on_error_stop => 0);
+	my $idler = $node->background_psql('postgres');
+
+	$idler->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()');
+	refill(5000);
+	run($node, 'batch_size => 1000', name => "$name: none");
+	is(last_run($node, 'rows_deleted, batches, waited_for, waited_ms'), '5000|5||0', "$name: alone it goes on and on");
+
+	my $pid = $worker->query_safe('SELECT pg_backend_pid()');
+	$worker->query_until(qr/working/, "\\echo working\nSELECT count(*) FROM generate_series(1, 1000000000000);\n");
+	wait_for($node, 'postgres', "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = $pid", "$name: one works");
+	refill(5000);
+	run($node, 'batch_size => 1000', name => $name);
+	# the first batch comes before it looks
+	is(last_run($node, 'rows_deleted, batches >= 40, waited_for, waited_ms >= 40'), '5000|t|other sessions|t',
+		"$name: batches are small, and it rests after each");
+	is(verdict($node), '0|0', "$name: as the oracle says");
+
+	refill(5000);
+	run($node, 'batch_size => 30', name => "$name: smaller batches");
+	is(last_run($node, 'rows_deleted, batches, waited_for'), '5000|167|other sessions', "$name: batches do not grow");
+
+	refill(5000);
+	run($node, 'batch_size => 1000, max_rows_per_second => 1000000000', name => "$name: a pace");
+	is(last_run($node, 'rows_deleted, batches >= 40, waited_for, waited_ms'), '5000|t||0', "$name: a pace is what counts");
+	refill(5000);
+	run($node, "batch_size => 1000, pause_between_batches => '2 ms'", name => "$name: a pause");
+	is(last_run($node, 'rows_deleted, waited_for'), '5000|pause_between_batches', "$name: so is a pause");
+
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	wait_for($node, 'postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid", "$name: it works no more");
+	refill(20000);
+	# both begin when the table is free, and no session of the test works until both are over
+	my @sessions = map { $node->background_psql('postgres') } 1 .. 2;
+	$idler->query_safe('ROLLBACK; BEGIN; LOCK TABLE executions');
+	$_->query_until(qr/calling/, "\\echo calling\nCALL retention.run(batch_size => 100);\n\\echo over\n") foreach @sessions;
+	wait_for($node, 'postgres', "SELECT count(*) = 2 FROM retention.run_history WHERE status = 'running' AND waiting_for = 'a lock on the table'",
+		"$name: two runs wait");
+	$idler->query_safe('COMMIT');
+	$_->query_until(qr/over/, '') foreach @sessions;
+	is($node->safe_psql('postgres', q{SELECT string_agg(waited_for, '; ') FROM (SELECT waited_for FROM retention.run_history ORDER BY id DESC LIMIT 2) AS x}),
+		'a lock on the table; a lock on the table', "$name: runs do not rest for each other");
+	$_->quit foreach $worker, $idler, @sessions;
+}
+
 $node->stop;
 done_testing();

@@ -88,7 +88,7 @@ test_cutoff(void)
 /*
  * The rule of retention_throttle_decide(), from its description: stop when the
  * longest transaction so far would not fit any more; else wait for the standby, the
- * pace and the pause, in this order, but not past the end.
+ * pace, the pause and others, in this order, but not past the end.
  */
 static RetentionAction
 naive_action(const RetentionLimits *limits, const RetentionProbe *probe,
@@ -119,6 +119,9 @@ naive_action(const RetentionLimits *limits, const RetentionProbe *probe,
 	*reason = "pause_between_batches";
 	if (probe->rested_until > probe->now)
 		return RETENTION_WAIT;
+	*reason = "other sessions";
+	if (probe->yields_until > probe->now)
+		return RETENTION_WAIT;
 	*reason = NULL;
 	return RETENTION_GO_ON;
 }
@@ -145,6 +148,7 @@ test_throttle(void)
 {
 	UnitProperty action = {"throttle: the action and its reason follow the rule"};
 	UnitProperty bounded = {"throttle: a wait is positive, at most 10 s, and ends by the limit"};
+	UnitProperty yield = {"throttle: a rest for others is twice the work, and 1 ms, unless there is a pace or a pause"};
 	UnitProperty pace = {"throttle: the pace is exact and unused time is not saved up"};
 	int			seen[3] = {0, 0, 0};
 
@@ -169,6 +173,8 @@ test_throttle(void)
 			probe.paced_until = probe.now + random_limit(MOST_LIMIT) - 2;
 		if (unit_random(2))
 			probe.rested_until = probe.now + limits.pause;
+		if (unit_random(2))
+			probe.yields_until = probe.now + random_limit(MOST_LIMIT) - 2;
 		probe.lag_bytes = random_limit(PG_INT64_MAX);
 		strcpy(probe.laggard, "standby");
 
@@ -216,6 +222,22 @@ test_throttle(void)
 		unit_hold(&pace, got == expected, "got " INT64_FORMAT, got);
 	}
 	unit_end(&pace);
+
+	for (int i = 0; i < 100000; i++)
+	{
+		RetentionLimits limits = {0};
+		int64		began = INT64CONST(800000000) * USECS_PER_SEC;
+		int64		took = unit_random(2) ? unit_random(3000) : unit_random(USECS_PER_DAY);
+		int64		rest = took < 500 ? 1000 : 2 * took;
+
+		limits.max_rows_per_second = unit_random(4) == 0;
+		limits.pause = unit_random(4) == 0;
+		if (limits.max_rows_per_second > 0 || limits.pause > 0)
+			rest = -(began + took);
+		unit_hold(&yield, retention_throttle_yield(&limits, began, began + took) == began + took + rest,
+				  "took " INT64_FORMAT, took);
+	}
+	unit_end(&yield);
 }
 
 static void

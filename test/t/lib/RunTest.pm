@@ -185,11 +185,14 @@ sub gone
 		'SELECT count(*) FROM oracle WHERE id NOT IN (SELECT id FROM executions)');
 }
 
-# Columns of the latest run's row in history.
+# Columns of the latest run's row in history.  What a test asks meanwhile makes its sessions
+# others that are at work, now and then: where a run has waited for more than them, "waited_for"
+# is the rest.
 sub last_run
 {
 	my ($node, $columns) = @_;
 
+	$columns =~ s/\bwaited_for\b/replace(replace(waited_for, 'other sessions, ', ''), ', other sessions', '')/;
 	return $node->safe_psql('postgres',
 		"SELECT $columns FROM retention.run_history ORDER BY id DESC LIMIT 1");
 }
