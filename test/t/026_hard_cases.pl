@@ -275,9 +275,9 @@ my $gate_is_shut = "locktype = 'advisory' AND objid = 4711";
 		END $$;
 		CREATE FUNCTION switch() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			PERFORM set_config('standard_conforming_strings', 'off', false),
+			PERFORM set_config('transform_null_equals', 'on', false),
 				set_config('search_path', 'nowhere', false);
-			INSERT INTO public.did VALUES (current_user, current_setting('standard_conforming_strings'));
+			INSERT INTO public.did VALUES (current_user, current_setting('transform_null_equals'));
 			RETURN OLD;
 		END $$;
 		CREATE TRIGGER t BEFORE DELETE ON executions FOR EACH ROW EXECUTE FUNCTION snare()});
@@ -301,7 +301,7 @@ my $gate_is_shut = "locktype = 'advisory' AND objid = 4711";
 
 	$node->safe_psql($db, 'DROP TRIGGER t ON executions;
 		CREATE TRIGGER t BEFORE DELETE ON executions FOR EACH ROW EXECUTE FUNCTION switch()');
-	my $settings = q{SELECT current_setting('standard_conforming_strings'),
+	my $settings = q{SELECT current_setting('transform_null_equals'),
 		current_setting('search_path'), current_user};
 	my $before = $session->query_safe($settings);
 	is($session->query_safe("SELECT deleted_count FROM cleanup_old_executions('$t[1]')"), '50',
@@ -310,7 +310,7 @@ my $gate_is_shut = "locktype = 'advisory' AND objid = 4711";
 	(undef, $messages) = run_statement($session, 'CALL retention.run()');
 	like($messages, qr/retention run succeeded after .*: 100 rows deleted/, 'setting: a run works');
 	is($session->query_safe($settings), $before, 'setting: nothing has changed after it');
-	sql_is($db, 'SELECT who, how, count(*) FROM did GROUP BY 1, 2', 'app3|off|150',
+	sql_is($db, 'SELECT who, how, count(*) FROM did GROUP BY 1, 2', 'app3|on|150',
 		'setting: though the trigger had its way, as its owner');
 	sql_is($db, 'SELECT count(*) FROM executions', '0', 'setting: all rows are gone');
 	$session->quit;
