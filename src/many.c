@@ -914,6 +914,18 @@ is_still_worth_a_walk(RetentionWalk *walk, BlockNumber blocks)
 }
 
 /*
+ * Leaves the tenants whose policy is disabled, of a run that is forced: another
+ * run that walks over a part of the table need not have them.
+ */
+static void
+leave_forced(RetentionWalk *walk)
+{
+	for (int i = 0; i < walk->count; i++)
+		if (!walk->policies[i].is_enabled)
+			walk->list[i]->left = true;
+}
+
+/*
  * Walks over the table, block by block, and deletes what is due of all tenants
  * of the list, but for rows that are in somebody's way; who has such rows
  * stays in the list.  Several runs share the table, part by part.  Returns the
@@ -939,7 +951,10 @@ retention_many_walk(RetentionRun *run, BlockNumber blocks)
 	for (uint32 i = 0; stop == NULL && !given_up && i < walk->nsegments; i++)
 	{
 		if (!retention_try_lock_segment(run->relid, i))
+		{
+			leave_forced(walk);
 			continue;
+		}
 		walk->segments |= UINT64CONST(1) << i;
 		stop = walk_segment(walk, (uint64) blocks * i / walk->nsegments,
 							(uint64) blocks * (i + 1) / walk->nsegments,

@@ -288,6 +288,27 @@ foreach my $hours (1, 12)
 			ORDER BY id DESC LIMIT 2) AS x'), gone($node), "$name: history adds up");
 }
 
+# ---- A run that is forced beside the walk of one that is not: it cleans tenants whose
+# policy is disabled in the parts of the other, too.
+{
+	my $name = 'forced beside a walk';
+
+	refill(12);
+	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+		"$name: the other walks");
+	remember($node, force => 1);
+	my $forced = q{SELECT count(*) FROM oracle JOIN executions USING (id) WHERE goes AND oracle.tenant_id = md5('tenant7')::uuid};
+	cmp_ok($node->safe_psql('postgres', $forced), '>', 0, "$name: there is something to force");
+	walk_of('force => true', $name);
+	is($node->safe_psql('postgres', $forced), '0', "$name: it is gone");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_until_over($run, $name);
+	finish_run($run);
+	run($node, 'force => true', name => "$name: the next run");
+	is(verdict($node), '0|0', "$name: the next run does the rest");
+}
+
 # ---- Somebody holds many policies: one word, and the others are noted.
 {
 	my $name = 'held policies';
