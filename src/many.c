@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -196,6 +197,15 @@ note_in_policies(Note *note, MemoryContext context)
 	}
 	if (error == NULL)
 		return;
+	if (note->around && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+						 error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+	{
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not note in the policies that tenants were cleaned"),
+				 errdetail("%s", error->message)));
+		return;
+	}
 
 	/* one of them is in the way; that one is warned of */
 	scratch = AllocSetContextCreate(context, "retention note",
@@ -265,6 +275,9 @@ read_policies(RetentionRun *run, const Datum *tenants, int count,
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp",
 						 retention_relation_owner(run->policies));
+
+	/* who holds the table of policies may want what a walk holds */
+	retention_pin_lock_timeout(Max(DeadlockTimeout / 2, 1));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < count; i++)
 		policies[i] = default_policy();

@@ -210,6 +210,7 @@ carry_out(RetentionRun *run)
 		retention_transaction_show(run);
 		retention_must(step_find_tenants, run);
 		record->tenants_due = list_length(run->tenants);
+		retention_transaction_look_around(run);
 		stop = clean_tenants(run);
 	}
 
@@ -510,6 +511,7 @@ retention_run(PG_FUNCTION_ARGS)
 	retention_history_interrupt(run->history, run->writer);
 	retention_history_start(run->history, run->writer, &run->record);
 	retention_lock_run(run->record.id);
+	retention_transaction_show(run);
 
 	PG_TRY();
 	{
@@ -527,6 +529,7 @@ retention_run(PG_FUNCTION_ARGS)
 	PG_END_TRY();
 
 	report(run);
+	retention_transaction_hand_back();
 	SPI_finish();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);

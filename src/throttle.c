@@ -29,11 +29,12 @@
 #define MOST_WAIT (10 * USECS_PER_SEC)
 
 /*
- * How long to rest for the sake of other sessions: at least this long, and so
- * many times as long as the transaction took.
+ * How long to rest for the sake of other sessions: so many times as long as the
+ * transaction took, but at least and at most so long.
  */
-#define LEAST_YIELD 1000
 #define YIELD_FACTOR 2
+#define LEAST_YIELD 1000
+#define MOST_YIELD USECS_PER_SEC
 
 /* how many processes to look at in a millisecond */
 #define LOOK_PROCESSES 100
@@ -149,7 +150,7 @@ retention_throttle_yield(const RetentionLimits *limits, int64 began, int64 now)
 {
 	if (limits->max_rows_per_second > 0 || limits->pause > 0)
 		return 0;
-	return now + Max(LEAST_YIELD, YIELD_FACTOR * (now - began));
+	return now + Min(Max(LEAST_YIELD, YIELD_FACTOR * (now - began)), MOST_YIELD);
 }
 
 /*
@@ -223,18 +224,21 @@ is_at_work(const volatile PGPROC *proc)
 bool
 retention_throttle_sees_others(void)
 {
-	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	bool		seen = false;
+
+	for (uint32 i = 0; !seen && i < ProcGlobal->allProcCount; i++)
 	{
 		const volatile PGPROC *proc = &ProcGlobal->allProcs[i];
 		const char *activity;
 
 		if (!is_at_work(proc))
 			continue;
+		/* a copy that cannot be freed: it may be a constant */
 		activity = pgstat_get_backend_current_activity(proc->pid, false);
-		if (strncmp(activity, RETENTION_ACTIVITY, strlen(RETENTION_ACTIVITY)) != 0)
-			return true;
+		seen = strncmp(activity, RETENTION_ACTIVITY,
+					   strlen(RETENTION_ACTIVITY)) != 0;
 	}
-	return false;
+	return seen;
 }
 
 /*

@@ -23,6 +23,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/ps_status.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -56,6 +57,9 @@
 
 /* how often to look whether somebody waits while a walk rests, in microseconds */
 #define WALK_REST (20 * 1000)
+
+/* how old what is known about who is behind may be, in microseconds */
+#define PROBE_MOST_AGE (100 * 1000)
 
 /* a wait from this long on is announced in history, in microseconds */
 #define LONG_WAIT USECS_PER_SEC
@@ -226,6 +230,17 @@ static void
 go_around(void)
 {
 	XactIsoLevel = XACT_READ_COMMITTED;
+}
+
+/*
+ * To be called after the last commit: what the caller does next in its block
+ * is at the session's level again.
+ */
+void
+retention_transaction_hand_back(void)
+{
+	if (!FirstSnapshotSet)
+		XactIsoLevel = DefaultXactIsoLevel;
 }
 
 /*
@@ -407,12 +422,13 @@ end_wait(RetentionRun *run)
 
 /*
  * Looks, now and then, whether other sessions are at work, and settles how many
- * rows the next transactions hold.
+ * rows the next transactions hold.  Not fewer where a pause follows each.
  */
-static void
+static bool
 look_for_others(RetentionRun *run)
 {
 	int64		now = retention_clock();
+	bool		others;
 
 	if (now >= run->look_at)
 	{
@@ -420,21 +436,23 @@ look_for_others(RetentionRun *run)
 		if (retention_throttle_sees_others())
 			run->yields_until = now + YIELDING_TIME;
 	}
-	run->batch_size = now < run->yields_until ?
+	others = now < run->yields_until;
+	run->batch_size = others && run->limits.pause == 0 ?
 		Min(run->most_batch_size, YIELDING_BATCH) : run->most_batch_size;
-	run->probe.yields_until = now < run->yields_until ?
-		retention_throttle_yield(&run->limits, run->began, now) : 0;
+	return others;
 }
 
 /*
- * After a commit: waits as long as the limits demand.  Returns the reason to
- * stop, or NULL to go on.
+ * After a commit: waits as long as the limits demand, and until then for the
+ * sake of others.  Returns the reason to stop, or NULL to go on.  What is in `scratch` may be gone then.
  */
 static const char *
-throttle(RetentionRun *run)
+throttle(RetentionRun *run, int64 yields_until)
 {
+	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
 	RetentionProbe *probe = &run->probe;
 	TimestampTz deadline = retention_compat_statement_deadline();
+	int64		probed = 0;
 
 	memset(probe, 0, sizeof(*probe));
 	probe->started = run->start;
@@ -443,27 +461,42 @@ throttle(RetentionRun *run)
 	probe->longest = run->longest;
 	probe->paced_until = run->paced_until;
 	probe->rested_until = retention_clock() + run->limits.pause;
-	look_for_others(run);
+	probe->yields_until = yields_until;
 
 	for (;;)
 	{
 		RetentionVerdict verdict;
 
-		if (run->limits.max_lag_bytes > 0)
+		if (run->limits.max_lag_bytes > 0 &&
+			(probed == 0 || retention_clock() - probed >= PROBE_MOST_AGE))
 		{
 			retention_must(step_probe_lag, run);
 			commit_soon(run);
+			probed = retention_clock();
 		}
 		probe->now = retention_clock();
 		verdict = retention_throttle_decide(&run->limits, probe);
 		if (verdict.action != RETENTION_WAIT)
 		{
 			end_wait(run);
+			MemoryContextSwitchTo(caller);
 			return verdict.action == RETENTION_STOP ? verdict.reason : NULL;
 		}
 		wait_for(run, verdict.reason, verdict.wait,
 				 verdict.wait >= LONG_WAIT || verdict.reason == probe->laggard);
+		/* who is behind may stay there for days */
+		MemoryContextReset(run->scratch);
 	}
+}
+
+/*
+ * To be called before anything is deleted: settles how many rows the first
+ * transaction holds.
+ */
+void
+retention_transaction_look_around(RetentionRun *run)
+{
+	(void) look_for_others(run);
 }
 
 /*
@@ -499,7 +532,7 @@ retention_transaction_begin(RetentionRun *run)
 		commit_soon(run);
 		retention_transaction_unlock(run, 0);
 		wait_for(run, "a lock on the table", BLOCKED_INTERVAL, true);
-		stop = throttle(run);
+		stop = throttle(run, 0);
 		if (stop != NULL)
 			return stop;
 	}
@@ -522,14 +555,18 @@ const char *
 retention_transaction_end(RetentionRun *run, bool keep_last)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
+	int64		yields_until = 0;
 	const char *stop;
 
 	retention_transaction_record(run);
 	retention_transaction_commit(run, keep_last);
+	if (look_for_others(run))
+		yields_until = retention_throttle_yield(&run->limits, run->began,
+												retention_clock());
 	run->paced_until = retention_throttle_pace(&run->limits, run->paced_until,
 											   run->began,
 											   run->rows);
-	stop = throttle(run);
+	stop = throttle(run, yields_until);
 	if (stop == NULL)
 		stop = retention_transaction_begin(run);
 	MemoryContextSwitchTo(caller);

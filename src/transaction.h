@@ -66,6 +66,8 @@ extern void retention_transaction_unlock_down(RetentionRun *run, int most);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);
 extern void retention_transaction_flush(RetentionRun *run);
 extern void retention_transaction_undo(RetentionRun *run);
+extern void retention_transaction_look_around(RetentionRun *run);
+extern void retention_transaction_hand_back(void);
 extern const char *retention_transaction_begin(RetentionRun *run);
 extern const char *retention_transaction_end(RetentionRun *run,
 											 bool keep_last);

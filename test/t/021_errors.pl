@@ -278,6 +278,14 @@ foreach my $level ('repeatable read', 'serializable')
 	$holder->quit;
 }
 
+# ---- What a block does after a run is at the session's level.
+{
+	my (undef, undef, $err) = $node->psql('postgres', q{SET default_transaction_isolation = 'repeatable read';
+		DO $$ BEGIN CALL retention.run(); RAISE NOTICE 'then: %', current_setting('transaction_isolation'); END $$});
+
+	like($err, qr/NOTICE:  then: repeatable read/, 'after a run: the level is what it was');
+}
+
 # ---- Nor when two runs begin at once, and both find one that was interrupted.
 foreach my $level ('repeatable read', 'serializable')
 {

@@ -429,6 +429,27 @@ foreach my $hours (1, 12)
 	check($name, status => 'cancelled', verdict => $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle') - gone($node) . '|0');
 }
 
+# ---- Somebody locks the table of policies while a walk goes on: one word, and not a wait for each.
+{
+	my $name = 'locked policies';
+
+	refill(12);
+	my $holder = $node->background_psql('postgres');
+	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '20 ms'});
+	wait_for($node, 'postgres', 'SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1', "$name: it walks");
+	$holder->query_safe('BEGIN; LOCK TABLE execution_retention_policies IN SHARE MODE');
+	wait_until_over($run, $name);
+	my $err = finish_run($run);
+	like($err, qr/WARNING:  55P03: could not note in the policies that tenants were cleaned\nDETAIL:  canceling statement due to lock timeout/,
+		"$name: it says so");
+	is(scalar(my @words = $err =~ /WARNING:  55P03: could not note in the policies/g), 1, "$name: in one word") or diag $err;
+	$holder->query_safe('ROLLBACK');
+	is(verdict($node), '0|0', "$name: as the oracle says");
+	is($node->safe_psql('postgres', 'SELECT sum(rows_deleted) FROM retention.run_tenant
+			WHERE run_id = (SELECT max(id) FROM retention.run_history)'), gone($node), "$name: history has all");
+	$holder->quit;
+}
+
 # ---- Nobody but a walk is told anything.
 is($node->safe_psql('postgres', q{SELECT count(*) FROM executions
 		WHERE retention.is_due(tenant_id, started_at, created_at, ctid)}), '0', 'is_due: false for everybody else');
