@@ -5,13 +5,24 @@
  * The only writer of retention.run_history, run_tenant and run_pruned.  Nobody
  * has the right to write them: the fixed statements below run as the owner of
  * the tables (`writer`).  Must not look at policies or at the table to clean.
+ *
+ * The row of a run, and of a tenant, is written once per transaction.  As long
+ * as another session holds an old snapshot, no version of it can go, and to
+ * find the latest one by its key means to walk over all of them, each time.
+ * Records therefore remember where they wrote last, and look there first.  At
+ * a place that is out of date (its transaction was undone, the table was
+ * rewritten, somebody else has written) there is no visible row, or the row
+ * of another key; then the key finds the row.
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/itemptr.h"
 #include "utils/builtins.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -25,7 +36,9 @@ enum
 {
 	HISTORY_START,
 	HISTORY_UPDATE,
+	HISTORY_UPDATE_AT,
 	HISTORY_TENANT,
+	HISTORY_TENANT_AT,
 	HISTORY_TENANTS,
 	HISTORY_INTERRUPT,
 	HISTORY_PRUNE
@@ -33,23 +46,34 @@ enum
 
 static const RetentionStatement start_statement = {
 	.text = "INSERT INTO retention.run_history (started_at, run_by, pid, only_tenant)"
-	" VALUES ($1, $2, $3, $4) RETURNING id",
+	" VALUES ($1, $2, $3, $4) RETURNING ctid, id",
 	.nargs = 4,
 	.argtypes = {TIMESTAMPTZOID, TEXTOID, INT4OID, UUIDOID}
 };
 
+#define UPDATE_RUN \
+	"UPDATE retention.run_history SET finished_at = $2, status = $3," \
+	" current_tenant = $4, tenants_due = $5, tenants = $6, tenants_busy = $7," \
+	" tenants_failed = $8, batches = $9, rows_deleted = $10," \
+	" rows_estimated = $11, rows_skipped_locked = $12," \
+	" rows_skipped_protected = $13, wal_bytes = $14, waited_ms = $15," \
+	" waited_for = $16, waiting_for = $17, stop_reason = $18, message = $19" \
+	" WHERE id OPERATOR(pg_catalog.=) $1"
+
 static const RetentionStatement update_statement = {
-	.text = "UPDATE retention.run_history SET finished_at = $2, status = $3,"
-	" current_tenant = $4, tenants_due = $5, tenants = $6, tenants_busy = $7,"
-	" tenants_failed = $8, batches = $9, rows_deleted = $10,"
-	" rows_estimated = $11, rows_skipped_locked = $12,"
-	" rows_skipped_protected = $13, wal_bytes = $14, waited_ms = $15,"
-	" waited_for = $16, waiting_for = $17, stop_reason = $18, message = $19"
-	" WHERE id OPERATOR(pg_catalog.=) $1",
+	.text = UPDATE_RUN " RETURNING ctid",
 	.nargs = 19,
 	.argtypes = {INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, INT4OID, INT4OID, INT4OID,
 		INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static const RetentionStatement update_at_statement = {
+	.text = UPDATE_RUN " AND ctid OPERATOR(pg_catalog.=) $20 RETURNING ctid",
+	.nargs = 20,
+	.argtypes = {INT8OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, INT4OID, INT4OID, INT4OID,
+		INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIDOID}
 };
 
 static const RetentionStatement tenant_statement = {
@@ -61,10 +85,21 @@ static const RetentionStatement tenant_statement = {
 	" rows_skipped_locked = EXCLUDED.rows_skipped_locked,"
 	" rows_skipped_protected = EXCLUDED.rows_skipped_protected,"
 	" sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message,"
-	" finished_at = EXCLUDED.finished_at",
+	" finished_at = EXCLUDED.finished_at RETURNING ctid, tableoid",
 	.nargs = 9,
 	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
 	TEXTOID, TIMESTAMPTZOID}
+};
+
+static const RetentionStatement tenant_at_statement = {
+	.text = "UPDATE retention.run_tenant SET rows_deleted = $3, batches = $4,"
+	" rows_skipped_locked = $5, rows_skipped_protected = $6, sqlstate = $7,"
+	" message = $8, finished_at = $9 WHERE run_id OPERATOR(pg_catalog.=) $1"
+	" AND tenant_id OPERATOR(pg_catalog.=) $2"
+	" AND ctid OPERATOR(pg_catalog.=) $10 RETURNING ctid",
+	.nargs = 10,
+	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
+	TEXTOID, TIMESTAMPTZOID, TIDOID}
 };
 
 static const RetentionStatement tenants_statement = {
@@ -196,15 +231,65 @@ set_tenant(Datum *values, bool *nulls, int i, const Datum *tenant)
 }
 
 /*
- * Takes the id of a new run.
+ * Takes the place of a row that was written.
  */
 static bool
-take_id(TupleTableSlot *slot, void *arg)
+take_place(TupleTableSlot *slot, void *arg)
 {
 	bool		isnull;
 
-	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	return false;
+	ItemPointerCopy((ItemPointer) DatumGetPointer(slot_getattr(slot, 1, &isnull)),
+					(ItemPointer) arg);
+	return true;
+}
+
+/*
+ * Takes the place of a row that an upsert wrote; not where a trigger of
+ * somebody's wants to see, or to change, what is inserted: an update at the
+ * place would pass it by.
+ */
+static bool
+take_place_of_upsert(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+	Relation	rel = table_open(DatumGetObjectId(slot_getattr(slot, 2, &isnull)),
+								 NoLock);
+
+	if (rel->trigdesc == NULL || !rel->trigdesc->trig_insert_before_row)
+		(void) take_place(slot, arg);
+	table_close(rel, NoLock);
+	return true;
+}
+
+/*
+ * Takes the place and the id of a new run.
+ */
+static bool
+take_run(TupleTableSlot *slot, void *arg)
+{
+	RetentionRunRecord *run = arg;
+	bool		isnull;
+
+	run->id = DatumGetInt64(slot_getattr(slot, 2, &isnull));
+	return take_place(slot, &run->place);
+}
+
+/*
+ * Writes a row, as write_history() does, and remembers its place: none, if no
+ * row was written.
+ */
+static void
+write_row(Oid history, Oid writer, int kind,
+		  const RetentionStatement *statement, int expected,
+		  const Datum *values, const bool *nulls,
+		  RetentionRowFunction row, ItemPointer place)
+{
+	ItemPointerData written;
+
+	ItemPointerSetInvalid(&written);
+	write_history(history, writer, kind, statement, expected, values, nulls,
+				  row, &written);
+	*place = written;
 }
 
 /*
@@ -221,7 +306,7 @@ retention_history_start(Oid history, Oid writer, RetentionRunRecord *run)
 	values[2] = Int32GetDatum(MyProcPid);
 	set_tenant(values, nulls, 3, run->only_tenant);
 	write_history(history, writer, HISTORY_START, &start_statement,
-				  SPI_OK_INSERT_RETURNING, values, nulls, take_id, &run->id);
+				  SPI_OK_INSERT_RETURNING, values, nulls, take_run, run);
 }
 
 /*
@@ -229,10 +314,10 @@ retention_history_start(Oid history, Oid writer, RetentionRunRecord *run)
  */
 void
 retention_history_update(Oid history, Oid writer,
-						 const RetentionRunRecord *run)
+						 RetentionRunRecord *run)
 {
-	Datum		values[19];
-	bool		nulls[19] = {false};
+	Datum		values[20];
+	bool		nulls[20] = {false};
 
 	values[0] = Int64GetDatum(run->id);
 	values[1] = TimestampTzGetDatum(run->finished);
@@ -255,8 +340,15 @@ retention_history_update(Oid history, Oid writer,
 	set_text(values, nulls, 16, run->waiting_for);
 	set_text(values, nulls, 17, run->stop_reason);
 	set_text(values, nulls, 18, run->message);
-	write_history(history, writer, HISTORY_UPDATE, &update_statement,
-				  SPI_OK_UPDATE, values, nulls, NULL, NULL);
+	values[19] = PointerGetDatum(&run->place);
+	if (ItemPointerIsValid(&run->place))
+		write_row(history, writer, HISTORY_UPDATE_AT, &update_at_statement,
+				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
+				  &run->place);
+	if (!ItemPointerIsValid(&run->place))
+		write_row(history, writer, HISTORY_UPDATE, &update_statement,
+				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
+				  &run->place);
 }
 
 /*
@@ -264,10 +356,10 @@ retention_history_update(Oid history, Oid writer,
  */
 void
 retention_history_tenant(Oid history, Oid writer, int64 run_id,
-						 const RetentionTenantRecord *tenant)
+						 RetentionTenantRecord *tenant)
 {
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	Datum		values[10];
+	bool		nulls[10] = {false};
 
 	values[0] = Int64GetDatum(run_id);
 	values[1] = tenant->tenant;
@@ -279,8 +371,15 @@ retention_history_tenant(Oid history, Oid writer, int64 run_id,
 			 unpack_sql_state(tenant->sqlerrcode));
 	set_text(values, nulls, 7, tenant->message);
 	values[8] = TimestampTzGetDatum(GetCurrentTimestamp());
-	write_history(history, writer, HISTORY_TENANT, &tenant_statement,
-				  SPI_OK_INSERT, values, nulls, NULL, NULL);
+	values[9] = PointerGetDatum(&tenant->place);
+	if (ItemPointerIsValid(&tenant->place))
+		write_row(history, writer, HISTORY_TENANT_AT, &tenant_at_statement,
+				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
+				  &tenant->place);
+	if (!ItemPointerIsValid(&tenant->place))
+		write_row(history, writer, HISTORY_TENANT, &tenant_statement,
+				  SPI_OK_INSERT_RETURNING, values, nulls, take_place_of_upsert,
+				  &tenant->place);
 }
 
 /*

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "storage/itemptr.h"
 
 /* What retention.run_history holds about a run. */
 typedef struct RetentionRunRecord
@@ -33,6 +34,7 @@ typedef struct RetentionRunRecord
 	const char *waiting_for;	/* NULL: nothing */
 	const char *stop_reason;	/* NULL: it has not stopped */
 	const char *message;		/* the error that ended it, or NULL */
+	ItemPointerData place;		/* of its row, as last written; or invalid */
 } RetentionRunRecord;
 
 /* What retention.run_tenant holds about a tenant of a run. */
@@ -45,14 +47,15 @@ typedef struct RetentionTenantRecord
 	int64		skipped_protected;
 	int			sqlerrcode;		/* 0: no error */
 	const char *message;		/* NULL: no error */
+	ItemPointerData place;		/* of its row, as last written; or invalid */
 } RetentionTenantRecord;
 
 extern void retention_history_start(Oid history, Oid writer,
 									RetentionRunRecord *run);
 extern void retention_history_update(Oid history, Oid writer,
-									 const RetentionRunRecord *run);
+									 RetentionRunRecord *run);
 extern void retention_history_tenant(Oid history, Oid writer, int64 run_id,
-									 const RetentionTenantRecord *tenant);
+									 RetentionTenantRecord *tenant);
 extern void retention_history_tenants(Oid history, Oid writer, int64 run_id,
 									  Datum *tenants, Datum *deleted,
 									  Datum *batches, int count);

@@ -35,9 +35,9 @@ count_batch(RetentionRun *run, const RetentionUnit *unit)
  * Writes down what was done for a tenant, in the current transaction.
  */
 static void
-record_tenant(RetentionRun *run, const RetentionUnit *unit)
+record_tenant(RetentionRun *run, RetentionUnit *unit)
 {
-	const RetentionTenantRecord *record = &unit->record;
+	RetentionTenantRecord *record = &unit->record;
 	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
 
 	if (record->deleted > 0 || record->skipped_locked > 0 ||
