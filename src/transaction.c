@@ -50,10 +50,12 @@
 /*
  * While other sessions are at work, a transaction holds no more rows than this:
  * who needs the processor, or has to write the log, waits less behind a few rows
- * than behind many.  Others count as at work for so long after they were seen.
+ * than behind many.  Others count as at work for so long after they were seen
+ * twice, and so far apart: a session that begins, or asks one thing, is no load.
  */
 #define YIELDING_BATCH 100
 #define YIELDING_TIME USECS_PER_SEC
+#define GLIMPSE (10 * 1000)
 
 /* how often to look whether somebody waits while a walk rests, in microseconds */
 #define WALK_REST (20 * 1000)
@@ -432,8 +434,12 @@ look_for_others(RetentionRun *run)
 
 	if (now >= run->look_at)
 	{
+		bool		seen = retention_throttle_sees_others();
+
 		run->look_at = now + retention_throttle_look_interval();
-		if (retention_throttle_sees_others())
+		if (seen && now - run->seen_at > YIELDING_TIME)
+			run->seen_at = now;
+		else if (seen && now - run->seen_at >= GLIMPSE)
 			run->yields_until = now + YIELDING_TIME;
 	}
 	others = now < run->yields_until;
@@ -497,6 +503,11 @@ void
 retention_transaction_look_around(RetentionRun *run)
 {
 	(void) look_for_others(run);
+	if (run->seen_at > 0)
+	{
+		nap(run, GLIMPSE);
+		(void) look_for_others(run);
+	}
 }
 
 /*

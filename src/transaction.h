@@ -48,6 +48,7 @@ typedef struct RetentionRun
 	int64		paced_until;
 	int64		longest;		/* the longest transaction, in microseconds */
 	int64		look_at;		/* when to look for other sessions again */
+	int64		seen_at;		/* when some were, first in a while */
 	int64		yields_until;	/* until when they count as at work */
 	RetentionProbe probe;
 	List	   *tenants;		/* RetentionDue */
