@@ -173,6 +173,16 @@ step_note(void *arg)
 }
 
 /*
+ * Did a step fail because another session holds something?
+ */
+static bool
+is_of_a_lock(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+/*
  * Records in the policies of these tenants that they were cleaned, except in
  * those that somebody holds for long or that cannot be written.
  */
@@ -182,8 +192,7 @@ note_in_policies(Note *note, MemoryContext context)
 	ErrorData  *error = retention_try(step_note, note);
 	MemoryContext scratch;
 
-	if (error != NULL && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-						  error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+	if (error != NULL && is_of_a_lock(error))
 	{
 		note->around = true;
 		error = retention_try(step_note, note);
@@ -197,8 +206,7 @@ note_in_policies(Note *note, MemoryContext context)
 	}
 	if (error == NULL)
 		return;
-	if (note->around && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-						 error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+	if (note->around && is_of_a_lock(error))
 	{
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),

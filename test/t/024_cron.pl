@@ -30,11 +30,11 @@ sub prepare
 	my $node = PostgreSQL::Test::Cluster->new("run_by_cron_$mode");
 
 	$node->init;
-	# slow enough to be watched: six batches of 500, half a second each
+	# slow enough to be watched: six batches of 500, half a second after each
 	$node->append_conf('postgresql.conf', join("\n",
 		'autovacuum = off', "shared_preload_libraries = 'pg_cron,retention'",
 		"cron.database_name = 'postgres'", "cron.host = '" . $node->host . "'",
-		'retention.max_rows_per_second = 1000', 'retention.batch_size = 500',
+		"retention.pause_between_batches = '500ms'", 'retention.batch_size = 500',
 		'log_statement = none', @{ $settings{$mode} // [] }, @more));
 	$node->start;
 	$node->safe_psql('postgres',
