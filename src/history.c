@@ -274,21 +274,49 @@ take_run(TupleTableSlot *slot, void *arg)
 	return take_place(slot, &run->place);
 }
 
+/* The statements for a row whose place is known, as their last argument, and for one found by its key. */
+typedef struct RowStatements
+{
+	int			at_kind;
+	const RetentionStatement *at;
+	int			key_kind;
+	const RetentionStatement *key;
+	int			key_expected;
+	RetentionRowFunction key_row;	/* takes the place */
+} RowStatements;
+
+static const RowStatements run_row = {
+	HISTORY_UPDATE_AT, &update_at_statement,
+	HISTORY_UPDATE, &update_statement, SPI_OK_UPDATE_RETURNING, take_place
+};
+
+static const RowStatements tenant_row = {
+	HISTORY_TENANT_AT, &tenant_at_statement,
+	HISTORY_TENANT, &tenant_statement, SPI_OK_INSERT_RETURNING,
+	take_place_of_upsert
+};
+
 /*
- * Writes a row, as write_history() does, and remembers its place: none, if no
- * row was written.
+ * Writes a row at its place, or, when that is not known or not its place any
+ * more, by its key; remembers where it is then: nowhere, if no row was written.
+ * An error leaves the place as it was.
  */
 static void
-write_row(Oid history, Oid writer, int kind,
-		  const RetentionStatement *statement, int expected,
-		  const Datum *values, const bool *nulls,
-		  RetentionRowFunction row, ItemPointer place)
+write_row(Oid history, Oid writer, const RowStatements *row,
+		  Datum *values, bool *nulls, ItemPointer place)
 {
 	ItemPointerData written;
 
 	ItemPointerSetInvalid(&written);
-	write_history(history, writer, kind, statement, expected, values, nulls,
-				  row, &written);
+	values[row->at->nargs - 1] = PointerGetDatum(place);
+	if (ItemPointerIsValid(place))
+		write_history(history, writer, row->at_kind, row->at,
+					  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
+					  &written);
+	if (!ItemPointerIsValid(&written))
+		write_history(history, writer, row->key_kind, row->key,
+					  row->key_expected, values, nulls, row->key_row,
+					  &written);
 	*place = written;
 }
 
@@ -340,15 +368,7 @@ retention_history_update(Oid history, Oid writer,
 	set_text(values, nulls, 16, run->waiting_for);
 	set_text(values, nulls, 17, run->stop_reason);
 	set_text(values, nulls, 18, run->message);
-	values[19] = PointerGetDatum(&run->place);
-	if (ItemPointerIsValid(&run->place))
-		write_row(history, writer, HISTORY_UPDATE_AT, &update_at_statement,
-				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
-				  &run->place);
-	if (!ItemPointerIsValid(&run->place))
-		write_row(history, writer, HISTORY_UPDATE, &update_statement,
-				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
-				  &run->place);
+	write_row(history, writer, &run_row, values, nulls, &run->place);
 }
 
 /*
@@ -371,15 +391,7 @@ retention_history_tenant(Oid history, Oid writer, int64 run_id,
 			 unpack_sql_state(tenant->sqlerrcode));
 	set_text(values, nulls, 7, tenant->message);
 	values[8] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[9] = PointerGetDatum(&tenant->place);
-	if (ItemPointerIsValid(&tenant->place))
-		write_row(history, writer, HISTORY_TENANT_AT, &tenant_at_statement,
-				  SPI_OK_UPDATE_RETURNING, values, nulls, take_place,
-				  &tenant->place);
-	if (!ItemPointerIsValid(&tenant->place))
-		write_row(history, writer, HISTORY_TENANT, &tenant_statement,
-				  SPI_OK_INSERT_RETURNING, values, nulls, take_place_of_upsert,
-				  &tenant->place);
+	write_row(history, writer, &tenant_row, values, nulls, &tenant->place);
 }
 
 /*

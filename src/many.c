@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -285,7 +284,7 @@ read_policies(RetentionRun *run, const Datum *tenants, int count,
 						 retention_relation_owner(run->policies));
 
 	/* who holds the table of policies may want what a walk holds */
-	retention_pin_lock_timeout(Max(DeadlockTimeout / 2, 1));
+	retention_pin_giving_in();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < count; i++)
 		policies[i] = default_policy();

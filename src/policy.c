@@ -194,18 +194,6 @@ retention_policy_record(Oid policy_relid, const RetentionStatement *statement,
 }
 
 /*
- * Takes a count.
- */
-static bool
-take_count(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	return false;
-}
-
-/*
  * Takes how many policies others hold, and the tenant of one.
  */
 static bool
@@ -345,6 +333,18 @@ retention_policy_oldest(Oid policy_relid, const RetentionStatement *statement,
 	retention_spi_execute(retention_spi_plan(policy_relid, POLICY_OLDEST,
 											 statement),
 						  SPI_OK_SELECT, values, nulls, true, row, arg);
+}
+
+/*
+ * Takes a count.
+ */
+static bool
+take_count(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	return false;
 }
 
 /*

@@ -105,6 +105,16 @@ retention_pin_lock_timeout(int patience_ms)
 }
 
 /*
+ * Waits for locks so long at most that whoever holds them, and wants what this
+ * session holds, does not find a deadlock: this session gives in first.
+ */
+void
+retention_pin_giving_in(void)
+{
+	retention_pin_lock_timeout(Max(DeadlockTimeout / 2, 1));
+}
+
+/*
  * The one statement behind a plan.
  */
 static CachedPlanSource *

@@ -53,6 +53,7 @@ extern void retention_scope_begin_as(RetentionScope *scope, Oid role);
 extern void retention_scope_end(RetentionScope *scope);
 extern void retention_pin_setting(const char *name, const char *value);
 extern void retention_pin_lock_timeout(int patience_ms);
+extern void retention_pin_giving_in(void);
 extern ErrorData *retention_try(void (*function) (void *arg), void *arg);
 extern void retention_must(void (*function) (void *arg), void *arg);
 

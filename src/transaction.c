@@ -17,7 +17,6 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
-#include "storage/proc.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -121,11 +120,8 @@ step_open(void *arg)
 
 	retention_step_begin(&scope, "pg_catalog, pg_temp", InvalidOid);
 
-	/*
-	 * To know the table takes locks.  Who holds it may want those, and is not
-	 * to find a deadlock with us: we give in first.
-	 */
-	retention_pin_lock_timeout(Max(DeadlockTimeout / 2, 1));
+	/* to know the table takes locks, which who holds it may want */
+	retention_pin_giving_in();
 	MemoryContextReset(run->target_context);
 	caller = MemoryContextSwitchTo(run->target_context);
 	run->target = *retention_installed_open(RowExclusiveLock);
@@ -331,7 +327,7 @@ note_wait(RetentionRun *run, const char *reason)
 }
 
 /*
- * Sleeps, after a commit and with no snapshot, and notices a cancel at once.
+ * Sleeps, with no snapshot, and notices a cancel at once.
  */
 static void
 nap(RetentionRun *run, int64 microseconds)
@@ -450,7 +446,8 @@ look_for_others(RetentionRun *run)
 
 /*
  * After a commit: waits as long as the limits demand, and until then for the
- * sake of others.  Returns the reason to stop, or NULL to go on.  What is in `scratch` may be gone then.
+ * sake of others.  Returns the reason to stop, or NULL to go on.  What is in
+ * `scratch` may be gone then.
  */
 static const char *
 throttle(RetentionRun *run, int64 yields_until)
@@ -497,7 +494,7 @@ throttle(RetentionRun *run, int64 yields_until)
 
 /*
  * To be called before anything is deleted: settles how many rows the first
- * transaction holds.
+ * transaction holds.  Sleeps a moment if others seem to be at work.
  */
 void
 retention_transaction_look_around(RetentionRun *run)
