@@ -32,8 +32,8 @@
  * How long to rest for the sake of other sessions: so many times as long as the
  * transaction took, but at least and at most so long.
  */
-#define YIELD_FACTOR 2
-#define LEAST_YIELD 1000
+#define YIELD_FACTOR 4
+#define LEAST_YIELD 2000
 #define MOST_YIELD USECS_PER_SEC
 
 /* how many processes to look at in a millisecond */

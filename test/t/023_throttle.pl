@@ -297,7 +297,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	wait_for($node, 'postgres', "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = $pid", "$name: one works");
 	refill(5000);
 	run($node, 'batch_size => 1000', name => $name);
-	is(last_run($node, 'rows_deleted, batches, waited_for, waited_ms >= 45'), '5000|50|other sessions|t',
+	is(last_run($node, 'rows_deleted, batches, waited_for, waited_ms >= 95'), '5000|50|other sessions|t',
 		"$name: batches are small, and it rests after each");
 	is(verdict($node), '0|0', "$name: as the oracle says");
 

@@ -148,7 +148,7 @@ test_throttle(void)
 {
 	UnitProperty action = {"throttle: the action and its reason follow the rule"};
 	UnitProperty bounded = {"throttle: a wait is positive, at most 10 s, and ends by the limit"};
-	UnitProperty yield = {"throttle: a rest for others is twice the work, 1 ms to 1 s, unless there is a pace or a pause"};
+	UnitProperty yield = {"throttle: a rest for others is four times the work, 2 ms to 1 s, unless there is a pace or a pause"};
 	UnitProperty pace = {"throttle: the pace is exact and unused time is not saved up"};
 	int			seen[3] = {0, 0, 0};
 
@@ -228,7 +228,7 @@ test_throttle(void)
 		RetentionLimits limits = {0};
 		int64		began = INT64CONST(800000000) * USECS_PER_SEC;
 		int64		took = unit_random(2) ? unit_random(3000) : unit_random(USECS_PER_DAY);
-		int64		rest = took < 500 ? 1000 : took > 500000 ? 1000000 : 2 * took;
+		int64		rest = took < 500 ? 2000 : took > 250000 ? 1000000 : 4 * took;
 
 		limits.max_rows_per_second = unit_random(4) == 0;
 		limits.pause = unit_random(4) == 0;
