@@ -33,6 +33,7 @@ typedef struct Walk
 	int64		alike[RETENTION_MAX_LEGS];	/* rows of that time, by leg */
 	bool		found;
 	TimestampTz boundary;
+	TimestampTz oldest[RETENTION_MAX_LEGS]; /* see RetentionBoundary */
 } Walk;
 
 /*
@@ -185,6 +186,7 @@ walk_by_scans(const RetentionTarget *target, RetentionScans *scans,
 
 	for (leg = 0; leg < target->nlegs; leg++)
 	{
+		TIMESTAMP_NOEND(walk->oldest[leg]);
 		retention_scan_newest(scans, leg, tenant);
 		have[leg] = retention_scan_next(scans, leg, &times[leg]);
 	}
@@ -192,9 +194,13 @@ walk_by_scans(const RetentionTarget *target, RetentionScans *scans,
 	{
 		leg = have[1] && (!have[0] || times[1] > times[0]) ? 1 : 0;
 		if (!walk_over(walk, times[leg], leg))
-			return;
+			break;
+		walk->oldest[leg] = times[leg];
 		have[leg] = retention_scan_next(scans, leg, &times[leg]);
 	}
+	for (leg = 0; leg < target->nlegs; leg++)
+		if (have[leg])
+			TIMESTAMP_NOBEGIN(walk->oldest[leg]);
 }
 
 /*
@@ -210,15 +216,19 @@ retention_boundary_look(const RetentionTarget *target, RetentionScans *scans,
 	Walk		walk = {0};
 
 	boundary.limit = cutoff;
+	for (int leg = 0; leg < RETENTION_MAX_LEGS; leg++)
+		TIMESTAMP_NOBEGIN(boundary.oldest[leg]);
 	if (minimum == 0)
 		return boundary;
 
 	walk.minimum = minimum;
 	walk.cutoff = cutoff;
+	memcpy(walk.oldest, boundary.oldest, sizeof(walk.oldest));
 	if (scans != NULL)
 		walk_by_scans(target, scans, tenant, &walk);
 	else
 		walk_by_query(target, tenant, &walk);
+	memcpy(boundary.oldest, walk.oldest, sizeof(boundary.oldest));
 
 	if (!walk.found)
 	{

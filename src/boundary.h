@@ -16,6 +16,9 @@ typedef struct RetentionBoundary
 	bool		ties;			/* and those of this very time, except ... */
 	int64		keep[RETENTION_MAX_LEGS];	/* ... so many of each leg */
 	int64		protected;		/* due rows among the newest */
+
+	/* no row of the leg is older; -infinity if that is not known */
+	TimestampTz oldest[RETENTION_MAX_LEGS];
 } RetentionBoundary;
 
 extern TimestampTz retention_cutoff_before(TimestampTz now, int32 days);

@@ -154,13 +154,21 @@ retention_share_look(const RetentionTarget *target, RetentionScans *scans,
 	share->ties = boundary.ties;
 	share->kept = boundary.protected;
 	share->due = 0;
+	memset(share->none, false, sizeof(share->none));
 	if (share->oldest >= share->limit)
 		return;
 	for (int leg = 0; leg < target->nlegs && share->due < most; leg++)
 	{
-		retention_scan_before(scans, leg, tenant, share->limit);
-		while (share->due < most && retention_scan_next(scans, leg, &time))
-			share->due++;
+		int64		before = share->due;
+
+		/* most tenants have few rows that never started, and all are known */
+		if (boundary.oldest[leg] < share->limit)
+		{
+			retention_scan_before(scans, leg, tenant, share->limit);
+			while (share->due < most && retention_scan_next(scans, leg, &time))
+				share->due++;
+		}
+		share->none[leg] = share->due == before;
 	}
 }
 
@@ -204,32 +212,45 @@ take_deleted(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * Deletes, through the indexes, the rows of these tenants before their limits.
- * Returns how many there were, which are also counted to the shares' `pending`.
+ * Deletes, through the indexes, the rows of these tenants before their limits,
+ * in the legs where there were any at the look.  Returns how many it deleted,
+ * which are also counted to the shares' `pending`.
  */
 int64
 retention_bulk_delete_tenants(const RetentionTarget *target,
 							  RetentionShare **shares, int count,
 							  int patience_ms)
 {
+	RetentionShare **asked = palloc(count * sizeof(RetentionShare *));
 	Datum	   *tenants = palloc(count * sizeof(Datum));
 	Datum	   *limits = palloc(count * sizeof(Datum));
 	int64		deleted = 0;
 	Datum		values[2];
 
 	for (int i = 0; i < count; i++)
-	{
-		tenants[i] = UUIDPGetDatum(&shares[i]->tenant);
-		limits[i] = TimestampTzGetDatum(shares[i]->limit);
 		shares[i]->pending = 0;
-	}
-	values[0] = retention_make_array(tenants, count, UUIDOID);
-	values[1] = retention_make_array(limits, count, target->legs[0].type);
 	retention_pin_lock_timeout(patience_ms);
 	for (int leg = 0; leg < target->nlegs; leg++)
+	{
+		int			nasked = 0;
+
+		for (int i = 0; i < count; i++)
+		{
+			if (shares[i]->none[leg])
+				continue;
+			tenants[nasked] = UUIDPGetDatum(&shares[i]->tenant);
+			limits[nasked] = TimestampTzGetDatum(shares[i]->limit);
+			asked[nasked++] = shares[i];
+		}
+		if (nasked == 0)
+			continue;
+		values[0] = retention_make_array(tenants, nasked, UUIDOID);
+		values[1] = retention_make_array(limits, nasked,
+										 target->legs[0].type);
 		deleted += retention_spi_execute(retention_query_delete_tenants(target, leg),
 										 SPI_OK_DELETE_RETURNING, values,
-										 NULL, false, take_deleted, shares);
+										 NULL, false, take_deleted, asked);
+	}
 	return deleted;
 }
 

@@ -21,6 +21,7 @@ typedef struct RetentionShare
 	TimestampTz limit;			/* rows before it may go; -infinity: none */
 	bool		ties;			/* some of that very instant may go, too */
 	int64		due;			/* rows before the limit, up to `most` */
+	bool		none[RETENTION_MAX_LEGS];	/* of them in this leg */
 	int64		kept;			/* rows before the cutoff that the minimum
 								 * keeps */
 	int64		deleted;

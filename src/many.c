@@ -590,6 +590,7 @@ retention_many_clean(RetentionRun *run)
 
 	while (stop == NULL && next < list_length(run->tenants))
 	{
+		int			asked = Min(most, RETENTION_MOST_TENANTS - run->nheld);
 		int			from = next;
 		bool		full = false;
 
@@ -597,7 +598,7 @@ retention_many_clean(RetentionRun *run)
 		if (retention_bulk_is_possible(&run->target) &&
 			list_length(run->tenants) > 1)
 		{
-			stop = clean_group(group, run, &next, most);
+			stop = clean_group(group, run, &next, asked);
 			full = group->full;
 		}
 		else
@@ -607,8 +608,13 @@ retention_many_clean(RetentionRun *run)
 			stop = retention_tenant_clean(run, due->tenant,
 										  walked_share(run, due->tenant));
 		}
-		/* as many as fitted this time, and some more */
-		most = Min(RETENTION_MOST_TENANTS, 2 * (next - from));
+
+		/*
+		 * as many as fitted this time, and some more; that a transaction had
+		 * no room for more says nothing about the next one
+		 */
+		if (next - from < asked || 2 * (next - from) > most)
+			most = Min(RETENTION_MOST_TENANTS, 2 * (next - from));
 		if (stop == NULL && next < list_length(run->tenants) &&
 			(full || retention_transaction_is_full(run)))
 			stop = retention_transaction_end(run, false);

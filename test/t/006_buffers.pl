@@ -63,5 +63,38 @@ foreach my $case (
 cmp_ok($cost{'a million retained rows'}, '<=', $cost{'a thousand retained rows'} + 10,
 	'a million rows cost what a thousand do');
 
+# ---- The nightly run of many tenants, each with a few started rows due: for rows that never started
+# the index is asked for the oldest and for the newest, and not again; policies are read once, and
+# written once.
+{
+	$node->safe_psql('postgres', "CREATE DATABASE nightly");
+	$node->safe_psql('nightly',
+		    executions_table()
+		  . "INSERT INTO executions (id, tenant_id, started_at, created_at)
+			 SELECT i, md5('t' || i % 500)::uuid, CASE WHEN i < 1000 OR i / 500 % 10 <> 0 THEN t END, t
+			 FROM generate_series(0, 59999) i,
+				  LATERAL (SELECT now() - interval '1 day' * CASE WHEN i < 1000 THEN 100 ELSE 10 END) x (t);
+			 CREATE EXTENSION retention;
+			 INSERT INTO execution_retention_policies (tenant_id) SELECT DISTINCT tenant_id FROM executions;
+			 VACUUM ANALYZE");
+	my $out = $node->safe_psql('nightly',
+		"SELECT pg_stat_reset();
+		CALL retention.run();
+		SELECT pg_stat_force_next_flush();
+		SELECT 'deleted ' || rows_deleted FROM retention.run_history;
+		SELECT indexrelname || ' ' || idx_scan FROM pg_stat_user_indexes");
+
+	like($out, qr/^deleted 1000$/m, 'nightly: two rows of each went');
+	my %scans = $out =~ /^(\w+) (\d+)$/mg;
+	cmp_ok($scans{idx_executions_retention_cleanup}, '>=', 1000, "nightly: the index of started rows is asked");
+	foreach my $index ('idx_executions_null_started_at', 'unique_tenant_retention_policy')
+	{
+		cmp_ok($scans{$index}, '>=', 1000, "nightly: $index, twice a tenant");
+		cmp_ok($scans{$index}, '<=', 1150, "nightly: $index, not much more often: $scans{$index}");
+	}
+	is($node->safe_psql('nightly', "SELECT count(*), count(*) FILTER (WHERE started_at IS NULL) FROM executions"),
+		'59000|5500', 'nightly: all others are there');
+}
+
 $node->stop;
 done_testing();
