@@ -161,7 +161,7 @@ retention_share_look(const RetentionTarget *target, RetentionScans *scans,
 	{
 		int64		before = share->due;
 
-		/* most tenants have few rows that never started, and all are known */
+		/* rows that never started are few, and often all have been seen */
 		if (boundary.oldest[leg] < share->limit)
 		{
 			retention_scan_before(scans, leg, tenant, share->limit);

@@ -83,7 +83,6 @@ typedef struct TenantGroup
 	RetentionShare shares[RETENTION_MOST_TENANTS];
 	Fate		fates[RETENTION_MOST_TENANTS];
 	int			locks[RETENTION_MOST_TENANTS];	/* in run->held, or -1 */
-	int			lockable;		/* how many of the tenants were tried */
 	int			reached;
 	bool		failed;
 	bool		full;			/* the next tenant did not fit */
@@ -325,7 +324,7 @@ step_read_policies(void *arg)
 }
 
 /*
- * Locks the tenants of a group, as many as there is room for.
+ * Locks the tenants of a group, for all of whom there is room.
  */
 static void
 lock_group(TenantGroup *group)
@@ -336,13 +335,10 @@ lock_group(TenantGroup *group)
 	{
 		if (!is_wanted(run, &group->policies[i]))
 			group->fates[i] = LEFT_OUT;
-		else if (run->nheld == RETENTION_MOST_TENANTS)
-			return;
 		else if (!retention_transaction_lock(run, group->tenants[i]))
 			group->fates[i] = BUSY;
 		else
 			group->locks[i] = run->nheld - 1;
-		group->lockable = i + 1;
 	}
 }
 
@@ -410,7 +406,7 @@ step_form_group(void *arg)
 	scans = retention_scans_open(group->target);
 	if (scans != NULL)
 	{
-		while (group->reached < group->lockable && !group->full)
+		while (group->reached < group->count && !group->full)
 		{
 			if (join_group(group, group->reached, scans))
 				group->reached++;
@@ -483,7 +479,6 @@ fill_group(TenantGroup *group, RetentionRun *run, int from, int most)
 	group->run = run;
 	group->target = &run->target;
 	group->count = Min(list_length(run->tenants) - from, most);
-	group->lockable = 0;
 	group->reached = 0;
 	group->full = false;
 	group->nmembers = 0;
@@ -592,6 +587,7 @@ retention_many_clean(RetentionRun *run)
 	{
 		int			asked = Min(most, RETENTION_MOST_TENANTS - run->nheld);
 		int			from = next;
+		bool		is_first = run->nheld == 0;
 		bool		full = false;
 
 		CHECK_FOR_INTERRUPTS();
@@ -610,10 +606,10 @@ retention_many_clean(RetentionRun *run)
 		}
 
 		/*
-		 * as many as fitted this time, and some more; that a transaction had
-		 * no room for more says nothing about the next one
+		 * as many as fitted this time, and some more; how many fitted into
+		 * the rest of a transaction says nothing about the next one
 		 */
-		if (next - from < asked || 2 * (next - from) > most)
+		if (is_first || 2 * (next - from) > most)
 			most = Min(RETENTION_MOST_TENANTS, 2 * (next - from));
 		if (stop == NULL && next < list_length(run->tenants) &&
 			(full || retention_transaction_is_full(run)))
