@@ -320,6 +320,9 @@ sub fault
 		  : $kind eq 'cancel twice' ? ('cancelled', 'running', 'succeeded', 'unknown')
 		  : ('running', 'succeeded', 'unknown');
 
+		# another one may have begun only now, and have found it dead
+		push @possible, 'interrupted' if $hit && @runs > 1;
+
 		# whoever lets commits be lost may lose the record as well
 		push @possible, 'running', 'unknown' if $run->{answered} && $run->{async};
 		is((grep { $_ eq $status } @possible) ? '' : $status, '',
@@ -327,7 +330,7 @@ sub fault
 		$run->{status} = $status;
 	}
 
-	my $counts = $kind eq 'kill postmaster at the answer' || $victim->{status} =~ /^(running|cancelled)$/;
+	my $counts = $kind eq 'kill postmaster at the answer' || $victim->{status} =~ /^(running|cancelled|interrupted)$/;
 	$survived{$kind}++ if $counts;
 	$scale *= $counts ? 1.05 : 0.85;
 	return ($counts, $gone);
