@@ -78,16 +78,19 @@ $sessions[0]->query_safe(q{SELECT FROM retention.schedule('* * * * *')});
 # on a busy machine.
 my %seen;
 my %watcher = map { $_ => $node{$_}->background_psql('postgres') } keys %settings;
-my $watched_until = time + $PostgreSQL::Test::Utils::timeout_default;
-my %over;
-until (keys %over == keys %settings || time > $watched_until)
+foreach my $mode (sort keys %settings)
 {
-	foreach my $mode (grep { !$over{$_} } keys %settings)
+	wait_for($node{$mode}, 'postgres', 'SELECT count(*) > 0 FROM gone', "$mode: the first batch is gone");
+}
+my $watched_until = time + $PostgreSQL::Test::Utils::timeout_default;
+while (%watcher && time <= $watched_until)
+{
+	foreach my $mode (keys %watcher)
 	{
 		my $count = $watcher{$mode}->query_safe('SELECT count(*) FROM executions');
 
 		$seen{$mode}{$count} = 1;
-		$over{$mode} = 1 if $count <= $keep;
+		delete($watcher{$mode})->quit if $count <= $keep;
 	}
 }
 $_->quit foreach values %watcher;

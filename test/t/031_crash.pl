@@ -320,8 +320,8 @@ sub fault
 		  : $kind eq 'cancel twice' ? ('cancelled', 'running', 'succeeded', 'unknown')
 		  : ('running', 'succeeded', 'unknown');
 
-		# another one may have begun only now, and have found it dead
-		push @possible, 'interrupted' if $hit && @runs > 1;
+		# what is on record as running another one may find dead, if it begins only now
+		push @possible, 'interrupted' if @runs > 1 && grep { $_ eq 'running' } @possible;
 
 		# whoever lets commits be lost may lose the record as well
 		push @possible, 'running', 'unknown' if $run->{answered} && $run->{async};
