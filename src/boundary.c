@@ -33,7 +33,7 @@ typedef struct Walk
 	int64		alike[RETENTION_MAX_LEGS];	/* rows of that time, by leg */
 	bool		found;
 	TimestampTz boundary;
-	TimestampTz oldest[RETENTION_MAX_LEGS]; /* see RetentionBoundary */
+	TimestampTz *oldest;		/* those of the RetentionBoundary */
 } Walk;
 
 /*
@@ -223,12 +223,11 @@ retention_boundary_look(const RetentionTarget *target, RetentionScans *scans,
 
 	walk.minimum = minimum;
 	walk.cutoff = cutoff;
-	memcpy(walk.oldest, boundary.oldest, sizeof(walk.oldest));
+	walk.oldest = boundary.oldest;
 	if (scans != NULL)
 		walk_by_scans(target, scans, tenant, &walk);
 	else
 		walk_by_query(target, tenant, &walk);
-	memcpy(boundary.oldest, walk.oldest, sizeof(boundary.oldest));
 
 	if (!walk.found)
 	{
