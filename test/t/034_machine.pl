@@ -369,6 +369,6 @@ SKIP:
 	done($name, 'interrupted,succeeded');
 }
 
-note("reliability: faults of the machine survived: $faults (jumps of the clock $jumps)");
+reliability("faults of the machine survived: $faults (jumps of the clock $jumps)");
 $node->stop;
 done_testing();

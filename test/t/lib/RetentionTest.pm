@@ -15,7 +15,7 @@ use Test::More;
 
 our @EXPORT =
   qw(start_node tenant executions_table fill_tenant cleanup
-  session_cleanup wait_for have_library contract_indexes psql_fails);
+  session_cleanup wait_for have_library contract_indexes psql_fails reliability);
 
 # A started node.  Settings are postgresql.conf lines.  Autovacuum is off, so that
 # statistics and buffers are what the test made them.
@@ -164,6 +164,15 @@ sub psql_fails
 	isnt($rc, 0, "$name: fails");
 	like($err, qr/ERROR:  \Q$sqlstate\E:/, "$name: SQLSTATE $sqlstate");
 	return $err;
+}
+
+# A line for test/RELIABILITY.md.  Only a file in which nothing has failed may say it.
+sub reliability
+{
+	my ($text) = @_;
+
+	note("reliability: $text") if Test::More->builder->is_passing;
+	return;
 }
 
 1;
