@@ -1,6 +1,8 @@
 # 033_stress.pl - everything at once, at random, on a plain and on a partitioned table:
 # runs, calls by hand, inserts of old and new rows, updates that move rows across the
-# cutoff (and between partitions), deletes, policy changes, DDL, VACUUM.
+# cutoff (and between partitions), deletes, rows locked in opposite orders, policy changes,
+# DDL, VACUUM.  Now and then each tenant of the plain table gets so many old rows that runs
+# walk over it.
 #
 # Evidence: a trigger writes down each row that a cleanup deletes, when its transaction
 # began, and how many rows of the tenant, as new or newer, are there at that moment.  A
@@ -17,10 +19,12 @@
 # - of tenants 1 to 12, the newest rows that the ledger ever had are there, without
 #   looking at what the trigger wrote down
 # - each row of the ledger is there, or was deleted once, by a cleanup or the application
-# - history of the runs has as many rows as the runs deleted; no run has failed
+# - history of the runs has as many rows as the runs deleted; no run has failed; no deadlock
+#   that a run was in, nor any serialization failure, has come to its caller
 # - a last run leaves what the oracle says
 #
-# RETENTION_STRESS_SECONDS is how long it takes.
+# RETENTION_STRESS_SECONDS is how long it takes, RETENTION_SEED repeats its choices (not their
+# timing).
 
 use strict;
 use warnings FATAL => 'all';
@@ -37,10 +41,12 @@ use Time::HiRes 'time';
 my $seconds = $ENV{RETENTION_STRESS_SECONDS} || 20;
 my $seed = $ENV{RETENTION_SEED} || int(time) % 1_000_000;
 my $node = start_node('stress', 'max_connections = 40', 'autovacuum = on', 'autovacuum_naptime = 1s',
-	'deadlock_timeout = 100ms');
-my %sum = (rows => 0, checks => 0, violations => 0, inserted => 0, runs => 0, calls => 0, ddl => 0);
+	# less than the patience of runs, who so come to see deadlocks themselves
+	'deadlock_timeout = 20ms', 'log_lock_waits = on', q{log_line_prefix = '%m [%p] %q%a %e '});
+my %sum = (rows => 0, checks => 0, violations => 0, inserted => 0, runs => 0, walks => 0, calls => 0, ddl => 0,
+	deadlocks => 0, deadlocks_of_runs => 0);
 
-note("reliability: seed of the stress: $seed (RETENTION_SEED)");
+reliability("seed of the stress: $seed (RETENTION_SEED)");
 srand($seed);
 
 my $setup = q{
@@ -161,6 +167,10 @@ my %script = (
 	renew => "\\set n random(1, 24)\nSELECT renew(:n);",
 	polite => "\\set n random(13, 18)\nBEGIN;\nSELECT retention.lock_tenant(t(:n));\nSELECT remove(:n);\nCOMMIT;",
 	impolite => "\\set n random(19, 24)\nSELECT remove(:n);",
+	# old rows of two tenants, in any order
+	cross => "\\set n random(1, 5)\n\\set m random(1, 5)\nBEGIN;
+		SELECT FROM executions WHERE tenant_id = t(:n) AND created_at < now() - interval '60 days' ORDER BY random() LIMIT 20 FOR UPDATE;
+		\n\\sleep 2 ms\nSELECT FROM executions WHERE tenant_id = t(:m) AND created_at < now() - interval '60 days' ORDER BY random() LIMIT 20 FOR UPDATE;\nCOMMIT;",
 	hold => "\\set n random(1, 24)\nBEGIN;\nUPDATE executions SET note = 'held' WHERE id IN
 		(SELECT id FROM executions WHERE tenant_id = t(:n) ORDER BY created_at LIMIT 5 FOR UPDATE SKIP LOCKED);\n\\set ms random(10, 300)\n\\sleep :ms ms\nCOMMIT;",
 	run => "\\set b random(1, 60)\nCALL retention.run(batch_size => :b);",
@@ -179,20 +189,25 @@ my %script = (
 		COMMIT;
 		UPDATE policy_log AS l SET visible_until = clock_timestamp() WHERE tenant_id = t(:n) AND visible_until IS NULL
 			AND id < (SELECT max(id) FROM policy_log WHERE tenant_id = t(:n));");
+# who would keep a run from walking stands at this gate while one is to begin
+$script{$_} = "SELECT pg_advisory_xact_lock_shared(99);\n$script{$_}" foreach qw(call args tenant policy polite);
 my $dir = $node->basedir;
 append_to_file("$dir/$_.sql", ($script{$_} =~ s/\n\t+/ /gr) . "\n") foreach keys %script;
 
-# A pgbench in the background.
+# A pgbench in the background.  What the application and calls by hand lose in a deadlock they
+# try again; runs do not.
 sub bench
 {
 	my ($db, $who, $time, @arguments) = @_;
 	my %bench = (who => $who, out => '');
+	my $tries = $who eq 'cleanup run' ? 1 : 10_000;
 
 	local $ENV{PGAPPNAME} = $who;
 	local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
+	$ENV{PGOPTIONS} .= ' -c log_min_messages=debug1' if $who eq 'cleanup run';
 	$bench{run} = IPC::Run::start(
 		[ 'pgbench', '-n', '-h', $node->host, '-p', $node->port, '-T', int($time) || 1,
-			'--max-tries', '10000', '--random-seed', $seed, @arguments, $db ], '>', \$bench{out}, '2>&1');
+			'--max-tries', $tries, '--random-seed', $seed, @arguments, $db ], '>', \$bench{out}, '2>&1');
 	return \%bench;
 }
 
@@ -283,6 +298,33 @@ sub disturb
 	return;
 }
 
+# Has a run in the background ended?
+sub is_over
+{
+	my ($run) = @_;
+
+	return $node->safe_psql($run->{db}, "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $run->{pid}") eq 't';
+}
+
+# Old rows for all tenants, and a run that walks over them, in the background.  The gate is open
+# again, and the walk in others' way, once it has begun (or the run has ended without one).
+sub burst
+{
+	my ($db) = @_;
+	my $gate = $node->background_psql($db);
+	my $log = -s $node->logfile;
+
+	$gate->query_safe('SELECT pg_advisory_lock(99)');
+	$gate->query_safe('SELECT count(add_rows(n, 300)) FROM generate_series(1, 24) AS n');
+	wait_for($node, $db, q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 7268
+		AND mode = 'RowExclusiveLock'}, "$db: nobody is in the way of a walk");
+	my $run = start_run($node, 'batch_size => 50', db => $db,
+		before => q{SET application_name = 'cleanup run'; SET log_min_messages = debug1});
+	select(undef, undef, undef, 0.02) until walks_of($node, $run->{pid}, $log) || is_over($run);
+	$gate->quit;
+	return $run;
+}
+
 sub stress
 {
 	my ($db, $table, @statements) = @_;
@@ -291,14 +333,28 @@ sub stress
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, "$table; CREATE EXTENSION retention; $setup; VACUUM ANALYZE");
 
+	my $log = -s $node->logfile;
 	my $end = time + $seconds / 2;
+	my $next_burst = 0;
+	my $walker;
 	my @benches = (
 		bench($db, 'app', $seconds / 2, '-c', 4, '-R', 400,
 			weights({ insert => 6, renew => 8, polite => 2, impolite => 2, hold => 2 })),
+		bench($db, 'cross', $seconds / 2, '-c', 3, '-R', 150, weights({ cross => 1 })),
 		bench($db, 'policy', $seconds / 2, '-c', 1, '-R', 20, weights({ policy => 1 })),
 		bench($db, 'cleanup call', $seconds / 2, '-c', 2, '-R', 60, weights({ call => 2, args => 1, tenant => 1 })),
 		bench($db, 'cleanup run', $seconds / 2, '-c', 3, weights({ run => 4, one => 1 })));
-	disturb($db, [ @statements, @common ]) while time < $end;
+	while (time < $end)
+	{
+		if ($db eq 'plain' && time >= $next_burst && (!$walker || is_over($walker)))
+		{
+			finish_run($walker) if $walker;
+			$walker = burst($db);
+			$next_burst = time + 4;
+		}
+		disturb($db, [ @statements, @common ]);
+	}
+	finish_run($walker) if $walker;
 	foreach my $bench (@benches)
 	{
 		my $ok = $bench->{run}->finish;
@@ -307,8 +363,34 @@ sub stress
 		  or diag(substr($bench->{out}, -3000));
 		note("$bench->{who}: $1") if $bench->{out} =~ /(number of transactions actually processed.*?\n.*?\n)/s;
 		unlike($bench->{out}, qr/could not clean|could not be cleaned/, "$db: $bench->{who}: no tenant fails");
+		# the end of the time cuts short what others would try again
+		like($bench->{out}, qr/^number of failed transactions: 0 /m, "$db: $bench->{who}: no call fails")
+		  if $bench->{who} eq 'cleanup run';
 	}
+	check_log($db, $log);
 	check($db);
+	return;
+}
+
+# What the server has logged of runs, since then.
+sub check_log
+{
+	my ($db, $log) = @_;
+	my @said = grep { / cleanup run / } split /\n/, slurp_file($node->logfile, $log);
+	my @surfaced = grep { / cleanup run (40001|40P01) (ERROR|FATAL|PANIC): / } @said;
+	my $walks = grep { /DEBUG: .* walks over \d+ blocks/ } @said;
+	my $own = grep { /LOG: .* detected deadlock while waiting/ } @said;
+	my $deadlocks = $node->safe_psql($db, 'SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()');
+
+	cmp_ok(scalar(@said), '>', 0, "$db: runs are in the log");
+	is(scalar(@surfaced), 0, "$db: no deadlock and no serialization failure comes to the caller of a run")
+	  or diag(join "\n", @surfaced[ 0 .. ($#surfaced < 20 ? $#surfaced : 20) ]);
+	cmp_ok($walks, '>', 0, "$db: runs walk over the table, $walks times") if $db eq 'plain';
+	cmp_ok($deadlocks, '>', 0, "$db: there are deadlocks") if $seconds >= 60;
+	note("$db: walks $walks, deadlocks $deadlocks, $own of them seen by a run");
+	$sum{walks} += $walks;
+	$sum{deadlocks} += $deadlocks;
+	$sum{deadlocks_of_runs} += $own;
 	return;
 }
 
@@ -387,10 +469,9 @@ sub check
 	is($node->safe_psql($db, 'SELECT sum(deleted) FROM calls'),
 		$node->safe_psql($db, q{SELECT count(*) FROM gone_by_cleanup WHERE who <> 'cleanup run'}),
 		"$db: calls returned what they deleted");
-	my ($calls, $skipped, $retried) = split /\|/, $node->safe_psql($db, q{
-		SELECT (SELECT count(*) FROM calls), (SELECT sum(rows_skipped_locked) FROM retention.run_history),
-			   (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database())});
-	note("$db: $runs runs, $calls calls, rows held by others $skipped, deadlocks $retried");
+	my ($calls, $skipped) = split /\|/, $node->safe_psql($db, q{
+		SELECT (SELECT count(*) FROM calls), (SELECT sum(rows_skipped_locked) FROM retention.run_history)});
+	note("$db: $runs runs, $calls calls, rows held by others $skipped");
 
 	# in the end, in peace
 	$node->safe_psql($db, $attach) if $side eq 't';
@@ -430,7 +511,8 @@ stress('partitioned', "CREATE TABLE executions $columns PARTITION BY RANGE (crea
 	  . $node->safe_psql('postgres', q{SELECT date_trunc('hour', now() - interval '50 days')}) . "') TO ('2200-01-01');
 	CREATE INDEX ON executions (id)", @parts);
 
-note("reliability: stress: rows deleted $sum{rows}, invariant checks $sum{checks}, violations $sum{violations}"
-	  . " (rows written $sum{inserted}, runs $sum{runs}, calls $sum{calls}, DDL and VACUUM $sum{ddl}, seconds $seconds)");
+reliability("stress: rows deleted $sum{rows}, invariant checks $sum{checks}, violations $sum{violations}"
+	  . " (rows written $sum{inserted}, runs $sum{runs}, walks over the table $sum{walks}, deadlocks $sum{deadlocks}, seen by a run"
+	  . " $sum{deadlocks_of_runs} and kept to itself, calls $sum{calls}, DDL and VACUUM $sum{ddl}, seconds $seconds)");
 $node->stop;
 done_testing();
