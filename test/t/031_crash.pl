@@ -341,6 +341,11 @@ sub fault
 	}
 	else
 	{
+		# mostly from when the walk has begun
+		if ($kind eq 'walk' && rand() < 0.8)
+		{
+			sleep 0.001 until walks_of($node, $victim->{pid}, $log) || has_answered($victim);
+		}
 		sleep rand($scale{$kind});
 		$answered = has_answered($victim);
 	}
