@@ -958,6 +958,7 @@ DECLARE
 	started_type regtype;
 	created_type regtype;
 	kind "char";
+	virtual_columns name[];
 	attached text;
 	leg record;
 BEGIN
@@ -991,9 +992,12 @@ BEGIN
 	SELECT max(type) FILTER (WHERE attname = 'tenant_id'),
 		bool_or(attnotnull) FILTER (WHERE attname = 'tenant_id'),
 		max(type) FILTER (WHERE attname = 'started_at'),
-		max(type) FILTER (WHERE attname = 'created_at')
-	INTO tenant_type, tenant_is_required, started_type, created_type
-	FROM (SELECT a.attname, a.attnotnull,
+		max(type) FILTER (WHERE attname = 'created_at'),
+		-- from PostgreSQL 18 on
+		coalesce(array_agg(attname) FILTER (WHERE attgenerated = 'v'
+			AND attname IN ('tenant_id', 'started_at', 'created_at')), '{}')
+	INTO tenant_type, tenant_is_required, started_type, created_type, virtual_columns
+	FROM (SELECT a.attname, a.attnotnull, a.attgenerated,
 			-- what a domain, or a domain over a domain, is made of
 			(WITH RECURSIVE base (type) AS (
 				SELECT a.atttypid
@@ -1048,7 +1052,11 @@ BEGIN
 			'ALTER TABLE %1$s ADD COLUMN created_at timestamptz DEFAULT now(); SELECT retention.attach(%1$L);')
 		) AS shape (applies, severity, finding, advice)
 	WHERE shape.applies;
-	IF kind NOT IN ('r', 'p') OR tenant_type IS NULL THEN
+	RETURN QUERY SELECT 'critical', 'table ' || executions,
+		format('Column "%s" is virtual, and no index can have it: the table is not cleaned.', name),
+		'Drop the column and add it again as GENERATED ALWAYS AS (...) STORED.'
+	FROM unnest(virtual_columns) AS name;
+	IF kind NOT IN ('r', 'p') OR tenant_type IS NULL OR virtual_columns <> '{}' THEN
 		RETURN;
 	END IF;
 

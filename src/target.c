@@ -473,6 +473,22 @@ check_kind(Relation rel, const RetentionTarget *target)
 }
 
 /*
+ * Fails when the column is a virtual generated one: no index can have it.
+ */
+static void
+check_not_virtual(Form_pg_attribute attribute, const RetentionTarget *target)
+{
+	if (retention_compat_is_virtual(attribute))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" of table \"%s.%s\" is a virtual generated column",
+						NameStr(attribute->attname), target->nspname,
+						target->relname),
+				 errdetail("No index can have it, and without one each batch would read the whole table."),
+				 errhint("Drop the column and add it again as GENERATED ALWAYS AS (...) STORED.")));
+}
+
+/*
  * Fills in the tenant column, which must be of type uuid.
  */
 static void
@@ -500,6 +516,7 @@ load_tenant_column(Relation rel, RetentionTarget *target)
 						target->tenant_column, target->nspname,
 						target->relname, format_type_be(attribute->atttypid)),
 				 errhint("Convert the column with ALTER TABLE ... ALTER COLUMN ... TYPE uuid.")));
+	check_not_virtual(attribute, target);
 }
 
 /*
@@ -527,6 +544,7 @@ load_leg(Relation rel, RetentionTarget *target, const char *column,
 						column, target->nspname, target->relname,
 						format_type_be(attribute->atttypid)),
 				 errhint("Convert the column to timestamp with time zone.")));
+	check_not_virtual(attribute, target);
 }
 
 /*

@@ -31,6 +31,8 @@ $node->safe_psql('postgres', q{
 my $fresh = 'SET client_min_messages = warning; DROP EXTENSION IF EXISTS retention CASCADE;
 	DROP SCHEMA IF EXISTS s CASCADE; CREATE SCHEMA s; SET search_path = s, public;';
 my $columns = 'id bigint, tenant_id uuid, started_at timestamptz, created_at timestamptz';
+# from there on a generated column is virtual unless it says otherwise, and none has an index
+my $has_virtual = $node->pg_version >= 18;
 
 # ---- What is supported.  "fill" are the columns that are written, of a row's id, tenant, and
 # two times s and c, where it is not the four; "kept" says which due rows stay.
@@ -47,6 +49,18 @@ my @supported = (
 			tenant_id uuid GENERATED ALWAYS AS (tenant::uuid) STORED,
 			started_at timestamptz GENERATED ALWAYS AS (to_timestamp(s)) STORED)",
 		fill => [ 'id, tenant, s, created_at', 'id, tenant::text, extract(epoch FROM s), c' ] },
+	$has_virtual ? (
+		{ name => 'virtual columns beside the data, the id one of them',
+			table => "(twice bigint GENERATED ALWAYS AS (n * 2), n bigint, id bigint GENERATED ALWAYS AS (n) VIRTUAL, tenant_id uuid,
+				late boolean GENERATED ALWAYS AS (started_at > created_at) VIRTUAL, started_at timestamptz, created_at timestamptz,
+				CHECK (twice > 0), CHECK (late IS NULL OR NOT late));
+				CREATE TRIGGER count_them AFTER DELETE ON executions REFERENCING OLD TABLE AS gone
+					FOR EACH STATEMENT EXECUTE FUNCTION count_them()",
+			fill => [ 'n, tenant_id, started_at, created_at', 'id, tenant, s, c' ] },
+		{ name => 'virtual columns of partitions',
+			table => "($columns, odd boolean GENERATED ALWAYS AS (id % 2 = 1) VIRTUAL) PARTITION BY LIST (tenant_id);
+				CREATE TABLE one PARTITION OF executions (odd GENERATED ALWAYS AS (id % 2 <> 0)) FOR VALUES IN ('" . ('e' x 31) . "1');
+				CREATE TABLE others PARTITION OF executions DEFAULT" }) : (),
 	{ name => 'domains, and domains over domains',
 		table => '(id bigint, tenant_id tenant_key_of_key, started_at moment, created_at moment)' },
 	{ name => 'a domain over timestamp', utc => 1,
@@ -170,6 +184,14 @@ my @refused = (
 		'text', 'bigint', 'uuid[]', 'bytea', 'jsonb', 'execution', 'moment', 'name', 'int4range'),
 	(map { [ "time of type $_", "CREATE TABLE executions (tenant_id uuid, started_at timestamptz, created_at $_)", '42804' ] }
 		'text', 'date', 'time', 'timestamptz[]', 'bigint', 'interval', 'tstzrange', 'tenant_key', 'double precision'),
+	$has_virtual ? (
+		[ 'virtual tenant', 'CREATE TABLE executions (tenant text, tenant_id uuid GENERATED ALWAYS AS (tenant::uuid), started_at timestamptz)', '0A000' ],
+		[ 'virtual start', 'CREATE TABLE executions (tenant_id uuid, s double precision,
+			started_at timestamptz GENERATED ALWAYS AS (to_timestamp(s)) VIRTUAL, created_at timestamptz)', '0A000' ],
+		[ 'virtual creation', 'CREATE TABLE executions (tenant_id uuid, started_at timestamptz, c double precision,
+			created_at timestamptz GENERATED ALWAYS AS (to_timestamp(c)) VIRTUAL)', '0A000' ],
+		[ 'virtual creation alone, in partitions', 'CREATE TABLE executions (tenant_id uuid, c double precision,
+			created_at timestamptz GENERATED ALWAYS AS (to_timestamp(c)) VIRTUAL) PARTITION BY LIST (tenant_id)', '0A000' ]) : (),
 	[ 'no tenant', 'CREATE TABLE executions (id bigint, started_at timestamptz)', '42703' ],
 	[ 'tenant with a capital', 'CREATE TABLE executions ("Tenant_id" uuid, started_at timestamptz)', '42703' ],
 	[ 'no time', 'CREATE TABLE executions (tenant_id uuid, finished_at timestamptz)', '42703' ],
@@ -238,6 +260,13 @@ my @changes = (
 	[ 'created_at dropped', 'ALTER TABLE executions DROP created_at', '55000', 'time columns' ],
 	[ 'started_at renamed', 'ALTER TABLE executions RENAME started_at TO begun_at', '55000', 'time columns' ],
 	[ 'both renamed', 'ALTER TABLE executions RENAME started_at TO a; ALTER TABLE executions RENAME created_at TO b', '42703', 'neither' ],
+	$has_virtual ? (
+		[ 'tenant made virtual', "ALTER TABLE executions DROP tenant_id; ALTER TABLE executions ADD tenant_id uuid GENERATED ALWAYS AS ('$tenant'::uuid)",
+			'0A000', 'Column "tenant_id" is virtual' ],
+		[ 'started_at made virtual', 'ALTER TABLE executions DROP started_at; ALTER TABLE executions ADD started_at timestamptz GENERATED ALWAYS AS (created_at)',
+			'0A000', 'Column "started_at" is virtual' ],
+		[ 'created_at made virtual', 'ALTER TABLE executions DROP created_at; ALTER TABLE executions ADD created_at timestamptz GENERATED ALWAYS AS (started_at)',
+			'0A000', 'Column "created_at" is virtual' ]) : (),
 	[ 'index dropped', 'DROP INDEX idx_executions_null_started_at', '55000', 'lacks this index' ],
 	[ 'table renamed', 'ALTER TABLE executions RENAME TO other', '42P01', 'renamed' ],
 	[ 'another table in its place', 'ALTER TABLE executions RENAME TO other; CREATE TABLE executions (LIKE other)', '42P01', 'renamed' ],
