@@ -1,6 +1,6 @@
-# 029_disk_full.pl - the disk is full: for what a trigger writes, and for WAL, which takes
-# the server down.  No row goes that should stay, history tells the truth, and once there
-# is room the next run finishes.
+# 029_disk_full.pl - the disk is full: for what a trigger writes, for the tables of the
+# extension, and for WAL, which takes the server down.  No row goes that should stay, history
+# tells the truth, and once there is room the next run finishes.
 #
 # The small disks are tmpfs in a mount namespace of the server's own, which a common user
 # may make where user namespaces are allowed; elsewhere the test is skipped.
@@ -110,6 +110,140 @@ sub truth
 	run($node, 'batch_size => 300', name => 'table with room');
 	is(last_run($node, 'status'), 'succeeded', 'table with room: the next run finishes');
 	is(verdict($node), '0|0', 'table with room: all that is due is gone');
+}
+
+# The tables, with their indexes, are on the small disk from now on.
+sub move
+{
+	my ($where, @tables) = @_;
+
+	foreach my $table (@tables)
+	{
+		my $indexes = $node->safe_psql('postgres', "SELECT string_agg(format('ALTER INDEX %s SET TABLESPACE $where;', indexrelid::regclass), '')
+			FROM pg_index WHERE indrelid = '$table'::regclass");
+		$node->safe_psql('postgres', "ALTER TABLE $table SET TABLESPACE $where; $indexes");
+	}
+	return;
+}
+
+# Leaves no page free on the disk of the tables.
+sub fill_disk
+{
+	my ($name) = @_;
+
+	isnt(on_disk('dd if=/dev/zero of=ts/ballast bs=4k; df -k ts | grep -q "100%"; test $? != 0'), 0, "$name: the disk is full");
+	return;
+}
+
+# A session that holds the row at which a run stands, and a snapshot: nothing that is written from
+# now on makes room by being written again.
+sub hold
+{
+	my $holder = $node->background_psql('postgres');
+
+	$holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	return $holder;
+}
+
+# ---- History cannot grow: what cannot be recorded is not deleted.
+foreach my $case ([ 'retention.run_tenant', 'failed', 'failed' ], [ 'retention.run_history', 'running', 'interrupted' ])
+{
+	my ($table, $status, $closed) = @$case;
+	my $full = qr/could not extend file ".*/;
+
+	refill();
+	move('small', $table);
+	$node->safe_psql('postgres', 'TRUNCATE retention.run_history, retention.run_tenant, retention.run_pruned');
+	fill_disk("$table, before");
+	my $error = psql_fails($node, 'postgres', 'CALL retention.run()', '53100', "$table, before");
+	like($error, qr/ERROR:  53100: $full/, "$table, before: says why");
+	is(gone($node), '0', "$table, before: nothing is gone");
+	is($node->safe_psql('postgres', q{SELECT status, message ~ '^could not extend file "' FROM retention.run_history}),
+		$status eq 'failed' ? 'failed|t' : '', "$table, before: on record, where there is room for it");
+	no_locks_left($node, "$table, before");
+	is(on_disk('rm ts/ballast'), 0, "$table, before: there is room again");
+
+	my $holder = hold();
+	mischief($node, 10_000 * 2 + 400 => 'wait');
+	my $run = start_run($node, 'batch_size => 10');
+	wait_until_stopped($run, "$table, during");
+	my $before = gone($node);
+	fill_disk("$table, during");
+	release($holder);
+	wait_until_over($run, "$table, during");
+	$error = finish_run($run);
+	like($error, qr/ERROR:  53100: $full/, "$table, during: says why");
+	is(last_run($node, 'status, retention.run_is_alive(id)'), "$status|f", "$table, during: the run has ended");
+	like($error, qr/WARNING:  01000: could not record the end of the run\nDETAIL:  $full/, "$table, during: which could not be recorded")
+	  if $status eq 'running';
+	is(last_run($node, q{message ~ '^could not extend file "'}), 't', "$table, during: which is on record") if $status eq 'failed';
+	cmp_ok($before, '>', 0, "$table, during: some rows were gone");
+	cmp_ok(gone($node), '>=', $before, "$table, during: and perhaps more are");
+	truth("$table, during");
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+
+	is(on_disk('rm ts/ballast'), 0, "$table, with room: there is some");
+	mischief($node);
+	run($node, 'batch_size => 300', name => "$table, with room");
+	is(verdict($node), '0|0', "$table, with room: the next run finishes");
+	is($node->safe_psql('postgres', 'SELECT status FROM retention.run_history ORDER BY id DESC LIMIT 2'), "succeeded\n$closed",
+		"$table, with room: the one before is closed");
+	is($node->safe_psql('postgres', 'SELECT sum(rows_deleted), (SELECT sum(rows_deleted) FROM retention.run_tenant) FROM retention.run_history'),
+		join('|', (gone($node)) x 2), "$table, with room: all of it is on record");
+	move('pg_default', $table);
+}
+
+# ---- Policies cannot grow: tenants are cleaned all the same, with a warning.
+{
+	my $policies = 'execution_retention_policies';
+	my $other = tenant(9);
+
+	move('small', $policies);
+	foreach my $when ('before', 'during')
+	{
+		my $name = "policies, $when";
+
+		refill();
+		$node->safe_psql('postgres', policy($other, 30, 20) . "ALTER TABLE $policies SET (fillfactor = 100)");
+		my $holder = hold();
+		mischief($node, 10_000 * 2 + 400 => 'wait') if $when eq 'during';
+		my $run = $when eq 'during' ? start_run($node, 'batch_size => 300') : undef;
+		wait_until_stopped($run, $name) if $run;
+		fill_disk($name);
+		$node->safe_psql('postgres', "DO \$\$
+			BEGIN
+				LOOP
+					BEGIN
+						UPDATE $policies SET updated_by = NULL WHERE tenant_id = '$other';
+					EXCEPTION WHEN disk_full THEN EXIT;
+					END;
+				END LOOP;
+			END \$\$");
+		release($holder);
+		wait_until_over($run, $name) if $run;
+		my $error = $run ? finish_run($run) : run($node, 'batch_size => 300', name => $name);
+		my $warnings = () = $error =~ /WARNING:  53100: could not note in the policy of tenant \S+ that it was cleaned\nDETAIL:  could not extend file/g;
+		my $unnoted = $node->safe_psql('postgres', "SELECT count(*) FROM $policies WHERE tenant_id <> '$other' AND last_cleanup_at IS NULL");
+		cmp_ok($warnings, '>', 0, "$name: says so");
+		is($warnings, $unnoted, "$name: for each tenant whose policy does not have it");
+		unlike($error, qr/ERROR/, "$name: without an error");
+		is(last_run($node, 'status'), 'succeeded', "$name: the run finishes");
+		is(verdict($node), '0|0', "$name: all that is due is gone");
+		truth($name);
+		$holder->query_safe('COMMIT');
+		$holder->quit;
+
+		is(on_disk('rm ts/ballast'), 0, "$name, with room: there is some");
+		refill();
+		run($node, 'batch_size => 300', name => "$name, with room");
+		is(verdict($node), '0|0', "$name, with room: the next run finishes");
+		is($node->safe_psql('postgres', "SELECT count(*), min(last_cleanup_deleted_count), max(last_cleanup_deleted_count)
+				FROM $policies WHERE last_cleanup_at IS NOT NULL"), '4|1000|1000', "$name, with room: and the policies have it");
+	}
+	move('pg_default', $policies);
+	$node->safe_psql('postgres', "ALTER TABLE $policies SET (fillfactor = 50)");
 }
 
 # ---- WAL cannot be written.
