@@ -401,6 +401,144 @@ my $shadows = q{
 	is($node->safe_psql('house', "SET SESSION AUTHORIZATION of_tenant; SELECT deleted_count FROM cleanup_old_executions('$mine', p_min_executions_to_keep => 0)"), '81', 'and obeyed');
 }
 
+# ---- Text that wants to be SQL: as an argument of every function that takes text, as a setting, as
+# the name of a database that schedules its runs, and of a role.  Each statement is committed, what
+# is stored and what is advised is run, and none of it makes a table.
+{
+	my $cron = have_library('pg_cron');
+	my $victim = start_node('injection', $cron ? ("shared_preload_libraries = 'pg_cron'", "cron.database_name = 'postgres'") : ());
+	# each with an expression that makes a statement of it in which it would work
+	my @payloads = (
+		[ q{x'); CREATE TABLE public.pwned();--}, q{'SELECT (''' || p || ''')'} ],
+		[ q{x"; CREATE TABLE public.pwned();--}, q{'SELECT 1 AS "' || p || '"'} ],
+		[ q{x$$; CREATE TABLE public.pwned();--}, q{'SELECT $$' || p || '$$'} ],
+		[ q{x\'); CREATE TABLE public.pwned();--}, q{'SELECT (E''' || replace(p, '''', '''''') || ''')'} ],
+		[ q{1; CREATE TABLE public.pwned();--}, q{'SELECT ' || p} ]);
+	# and each with the five fields of a schedule
+	my @texts = map { $_->[0], "* $_->[0]" } @payloads;
+	my $literal = sub { return "'" . ($_[0] =~ s/'/''/gr) . "'" };
+	my $found = sub {
+		return grep { $victim->safe_psql($_, q{SELECT count(*) FROM pg_class WHERE relname = 'pwned'}) > 0 }
+		  split /\n/, $victim->safe_psql('postgres', 'SELECT datname FROM pg_database WHERE datallowconn');
+	};
+	# An error is fine, unless it is of a parser that was given the text, or of a function in which
+	# what the text wants cannot be done.
+	my $attack = sub {
+		my ($db, $sql, $name) = @_;
+		my ($rc, $out, $err) = $victim->psql($db, "\\set VERBOSITY verbose\n$sql;");
+
+		unlike($err, qr/(ERROR|FATAL|PANIC):  (42601|0A000|42P07|XX\d{3}):/, "injection: $name");
+		$attacks++;
+		return;
+	};
+
+	$victim->safe_psql('postgres', ($cron ? 'CREATE EXTENSION pg_cron;' : '') . executions_table()
+		  . "CREATE EXTENSION retention; SELECT retention.set_policy('$tenant', 30)");
+	foreach my $payload (@payloads)
+	{
+		$victim->safe_psql('postgres', 'DO ' . $literal->('DECLARE p text := ' . $literal->($payload->[0]) . "; BEGIN EXECUTE $payload->[1]; END"));
+		is(join('', $found->()), 'postgres', "injection: it would work: $payload->[0]");
+		$victim->safe_psql('postgres', 'DROP TABLE public.pwned');
+	}
+
+	my %plain = (uuid => "'$tenant'", integer => '1', bigint => '1', boolean => 'true', text => "'run'", name => "'run'", interval => "'1 day'",
+		'timestamp with time zone' => 'now()', 'timestamp without time zone' => 'now()', tid => "'(0,1)'", regclass => "'executions'");
+	my $taken = 0;
+	foreach my $routine (split /\n/, $victim->safe_psql('postgres', q{
+		SELECT p.prokind, p.oid::regproc, string_agg(format_type(t, NULL), ';' ORDER BY o)
+		FROM pg_proc p, unnest(p.proargtypes::oid[]) WITH ORDINALITY u (t, o)
+		WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid AND x.extname = 'retention'
+			WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+		GROUP BY p.oid, p.prokind ORDER BY p.oid::regprocedure::text}))
+	{
+		my ($kind, $name, $types) = split /\|/, $routine;
+		my @types = split /;/, $types;
+
+		foreach my $place (grep { $types[$_] =~ /^(text|name)$/ } 0 .. $#types)
+		{
+			foreach my $text (@texts)
+			{
+				my $arguments = join ', ', map {
+					($_ == $place ? $literal->($text) : $plain{ $types[$_] } // die "teach this test values of type $types[$_]") . "::$types[$_]"
+				} 0 .. $#types;
+				$attack->('postgres', ($kind eq 'p' ? 'CALL ' : 'SELECT * FROM ') . "$name($arguments)", "$name($types), argument " . ($place + 1) . ": $text");
+			}
+			$taken++;
+		}
+		die "teach this test what to try for $name($types)" if grep { !$plain{$_} } @types;
+	}
+	cmp_ok($taken, '>=', 5, "injection: $taken arguments take text");
+	foreach my $setting (split /\n/, $victim->safe_psql('postgres', q{SELECT retention.cutoff(now(), 0);
+		SELECT name FROM pg_settings WHERE name LIKE 'retention.%' AND vartype = 'string'}) =~ s/^.*\n//r)
+	{
+		foreach my $text (@texts)
+		{
+			$attack->('postgres', "SET $setting = " . $literal->($text) . ";\n$_", "$setting = $text: $_")
+			  foreach 'SELECT * FROM retention.schedule()', 'CALL retention.run()', 'SELECT * FROM retention.check()';
+		}
+	}
+	is(join(', ', $found->()), '', 'injection: arguments and settings: no database has the table');
+
+	# The commands of the jobs, where pg_cron would run them.
+	my $run_jobs = sub {
+		my ($in, $what, @expected) = @_;
+		my @databases;
+
+		foreach my $job (split /\n/, $victim->safe_psql($in, 'SELECT jobid FROM cron.job ORDER BY jobid'))
+		{
+			my ($db, $command) = map { $victim->safe_psql($in, "SELECT $_ FROM cron.job WHERE jobid = $job") } 'database', 'command';
+
+			push @databases, $db;
+			is($victim->psql($db, $command, on_error_stop => 1), 0, "injection: $what: this works: $command");
+			$attacks++;
+		}
+		is(join("\n", sort @databases), join("\n", sort @expected), "injection: $what: the jobs are in the right databases");
+		return;
+	};
+	my @views = ('SELECT * FROM retention.check()', 'SELECT * FROM retention.health()', 'SELECT * FROM retention.scheduled_jobs',
+		'SELECT * FROM retention.metrics', 'CALL retention.run()');
+	foreach my $name ($cron ? map { $_->[0] } @payloads : ())
+	{
+		my $quoted = '"' . ($name =~ s/"/""/gr) . '"';
+
+		# a database beside that of pg_cron
+		$victim->safe_psql('postgres', "CREATE DATABASE $quoted");
+		$victim->safe_psql($name, executions_table() . "CREATE EXTENSION retention; SELECT retention.set_policy('$tenant', 30)");
+		$attack->('postgres', $victim->safe_psql($name, 'SELECT statement FROM retention.schedule(' . $literal->("* $name") . ')'),
+			"database $name: what to run for a schedule like its name");
+		$victim->safe_psql('postgres', $victim->safe_psql($name, q{SELECT statement FROM retention.schedule('30 1 * * *')}));
+		$run_jobs->('postgres', "database $name", $name, 'postgres');
+		$attack->($name, $_, "database $name: $_") foreach @views;
+		$victim->safe_psql('postgres', $victim->safe_psql($name, 'SELECT statement FROM retention.unschedule()'));
+		is($victim->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), '0', "injection: database $name: no job is left");
+
+		# a role that may not, is told what to grant, and then may
+		$victim->safe_psql('postgres', "CREATE ROLE $quoted LOGIN; GRANT EXECUTE ON FUNCTION retention.schedule TO $quoted");
+		my $error = psql_fails($victim, 'postgres', "SET SESSION AUTHORIZATION $quoted; SELECT * FROM retention.schedule()", '42501', "injection: role $name");
+		my ($hint) = $error =~ /HINT:  (GRANT USAGE ON SCHEMA cron TO .*)/;
+		$victim->safe_psql('postgres', $hint);
+		$victim->safe_psql('postgres', "SET SESSION AUTHORIZATION $quoted; SELECT * FROM retention.schedule()");
+		$victim->safe_psql('postgres', "GRANT EXECUTE ON PROCEDURE retention.run TO $quoted");
+		$victim->safe_psql('postgres', $victim->safe_psql('postgres', q{SELECT string_agg(advice, E'\n') FROM retention.check_rights()}));
+		is($victim->safe_psql('postgres', 'SELECT advice FROM retention.check_rights()'), '', "injection: role $name: the advice mends it");
+		$run_jobs->('postgres', "role $name", 'postgres', 'postgres');
+		$attack->('postgres', $_, "role $name: $_") foreach 'SELECT * FROM retention.check()', 'SELECT * FROM retention.unschedule()';
+
+		# and pg_cron's own database
+		$victim->append_conf('postgresql.conf', 'cron.database_name = ' . $literal->($name =~ s/\\/\\\\/gr));
+		$victim->restart;
+		$victim->safe_psql($name, q{CREATE EXTENSION pg_cron; SELECT * FROM retention.schedule('30 1 * * *')});
+		$run_jobs->($name, "pg_cron in database $name", $name, $name);
+		$attack->($name, $_, "pg_cron in database $name: $_") foreach @views;
+		is($victim->safe_psql($name, 'SELECT jobs_removed FROM retention.unschedule(); SELECT count(*) FROM cron.job'), "2\n0",
+			"injection: pg_cron in database $name: no job is left");
+		$victim->append_conf('postgresql.conf', "cron.database_name = 'postgres'");
+		$victim->restart;
+	}
+	is(join(', ', $found->()), '', 'injection: names: no database has the table');
+	$victim->stop;
+}
+
 note("reliability: attacks on security tried: $attacks, succeeded: " . (Test::More->builder->is_passing ? 0 : 'some'));
 $node->stop;
 done_testing();
