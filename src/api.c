@@ -299,6 +299,8 @@ clean_tenant(const RetentionTarget *target, Cleanup *cleanup)
 
 		retention_batch_execute(target, cleanup->tenant, &batch, &result);
 		retention_plan_advance(plan, &batch, &result);
+		if (result.waited)
+			continue;
 
 		if (!batch.is_retry)
 		{

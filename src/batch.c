@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "clock.h"
 #include "query.h"
 #include "spi_util.h"
 
@@ -26,7 +27,13 @@
  * How long to wait for rows that others are known to hold.  A cancel that comes
  * in the very moment of the timeout is taken for it, so not all too often.
  */
-#define IMPATIENCE_MS 20
+#define IMPATIENCE_MS 10
+
+/*
+ * How long a batch may go around them by trial, in microseconds, while it holds
+ * the rows that it has deleted, and what stays is not looked at again.
+ */
+#define AROUND_MOST (200 * 1000)
 
 /* What the steps of one batch share. */
 typedef struct Work
@@ -35,6 +42,7 @@ typedef struct Work
 	Datum		tenant;
 	const RetentionBatch *batch;
 	RetentionResult *result;	/* of the whole batch */
+	int64		around_until;	/* no more trials from then on, by our clock */
 
 	/* of the step that is under way, which may still fail */
 	RetentionPlace *places;
@@ -220,6 +228,24 @@ delete_unlocked_places(void *arg)
 }
 
 /*
+ * A step: deletes all of the batch and undoes it, to wait until nobody holds
+ * its rows or patience ends.  Needs no other privilege than to delete.
+ */
+static void
+wait_for_rows(void *arg)
+{
+	Work	   *work = arg;
+
+	if (work->places != NULL)
+		delete_places(work);
+	else
+		delete_range(work);
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg_internal("the wait is over")));
+}
+
+/*
  * Takes one step for some places in a subtransaction.  Unless it is done, it
  * has changed nothing.
  */
@@ -263,18 +289,24 @@ try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
  * Deletes what can be deleted of the rows at these places, by halves: for
  * callers who may not lock rows, and where what is in the way is not a lock on
  * the rows themselves but concerns what goes with them (a foreign key, a
- * cascade, a trigger).
+ * cascade, a trigger).  When that has taken long, rows that are not found free
+ * at once are left, beside a locked one free ones.
  */
 static void
 delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
 {
 	Outcome		outcome;
+	bool		is_late;
 
 	CHECK_FOR_INTERRUPTS();
-	outcome = try_step(work, delete_places, places, nplaces, IMPATIENCE_MS);
+	is_late = retention_clock() >= work->around_until;
+	outcome = try_step(work, delete_places, places, nplaces,
+					   is_late ? 1 : IMPATIENCE_MS);
 	if (outcome == STEP_DONE)
 		return;
-	if (nplaces > 1)
+	if (outcome == STEP_LOCKED && is_late)
+		work->result->skipped_locked += nplaces;
+	else if (nplaces > 1)
 	{
 		delete_by_halves(work, places, nplaces / 2);
 		delete_by_halves(work, places + nplaces / 2, nplaces - nplaces / 2);
@@ -295,6 +327,7 @@ delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 {
 	bool		may_lock;
 
+	work->around_until = retention_clock() + AROUND_MOST;
 	may_lock = obstacle == STEP_LOCKED &&
 		pg_class_aclcheck(work->target->relid, GetUserId(),
 						  ACL_UPDATE) == ACLCHECK_OK;
@@ -315,8 +348,10 @@ delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 /*
  * Carries out a batch and says what became of it.  All of it is done when this
  * returns, except for rows that others hold (skipped_locked), that a foreign
- * key protects (skipped_protected) or that a trigger kept.  An error is thrown, with nothing of the batch done, once the
- * caller's transaction or subtransaction is rolled back.
+ * key protects (skipped_protected) or that a trigger kept; or nothing of it is,
+ * when this has waited for others, who may have changed what stays (waited).
+ * An error is thrown, with nothing of the batch done, once the caller's
+ * transaction or subtransaction is rolled back.
  *
  * The caller is connected to SPI, inside a scope, and holds ROW EXCLUSIVE on
  * the table.  Memory that it uses is in the current context, which the caller
@@ -337,6 +372,13 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	work.batch = batch;
 	work.result = result;
 
+	if (batch->wait_first)
+	{
+		(void) try_step(&work, wait_for_rows, places, nplaces,
+						batch->patience_ms);
+		result->waited = true;
+		return;
+	}
 	obstacle = try_step(&work, places != NULL ? delete_places : delete_range,
 						places, nplaces, batch->patience_ms);
 	if (obstacle == STEP_DONE)

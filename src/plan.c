@@ -30,6 +30,9 @@
 #define WINDOW_BATCHES 16
 #define WINDOW_MOST 65536
 
+/* how old they may be, in microseconds: rows may have come between them */
+#define WINDOW_MOST_AGE (1000 * 1000)
+
 /* how many rows of one instant are looked up at once */
 #define TIES_MOST 65536
 
@@ -98,11 +101,14 @@ struct RetentionPlan
 	TimestampTz position;		/* older rows are dealt with */
 	TimestampTz window_end;
 	Window		windows[RETENTION_MAX_LEGS];
+	int64		windows_at;		/* when they were filled, by our clock ... */
+	int			window_batches; /* ... and next time, for so many batches */
 	Ties		ties;
 	Retry	   *retries;
 	int			nretries;
 	int			next_retry;
 	int64		retry_deadline; /* by retention_clock() */
+	bool		has_waited;		/* for the rows of the retry that is next */
 };
 
 /*
@@ -261,6 +267,7 @@ retention_plan_begin(const RetentionTarget *target, Datum tenant,
 	plan->nothing_due = true;
 	plan->is_empty = true;
 	plan->position = options->cutoff;
+	plan->window_batches = WINDOW_BATCHES;
 	TIMESTAMP_NOBEGIN(from);
 
 	look(plan);
@@ -294,14 +301,38 @@ retention_plan_begin(const RetentionTarget *target, Datum tenant,
 static void
 fill_windows(RetentionPlan *plan)
 {
-	int			count = Min(plan->options.batch_size * WINDOW_BATCHES,
+	int			count = Min(plan->options.batch_size * plan->window_batches,
 							WINDOW_MOST);
 
 	/* one more than a batch, so that the end of the batch is among them */
 	count = Max(count, plan->options.batch_size) + 1;
+	plan->window_batches = Min(2 * plan->window_batches, WINDOW_BATCHES);
+	plan->windows_at = retention_clock();
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 		query_times(plan, leg, plan->position, plan->boundary.limit, count);
 	plan->window_end = plan->boundary.limit;
+}
+
+/*
+ * Forgets times that were looked up long ago, in which a batch may have become
+ * larger than it should be.
+ */
+static void
+forget_old_windows(RetentionPlan *plan)
+{
+	if (plan->window_end <= plan->position ||
+		retention_clock() - plan->windows_at <= WINDOW_MOST_AGE)
+		return;
+	for (int leg = 0; leg < plan->target->nlegs; leg++)
+	{
+		Window	   *window = &plan->windows[leg];
+
+		window->count = 0;
+		window->next = 0;
+		window->complete = true;
+	}
+	plan->window_end = plan->position;
+	plan->window_batches = 1;
 }
 
 /*
@@ -484,6 +515,9 @@ guards_stand(RetentionPlan *plan)
 
 		if (ties->next == ties->count || ties->keep[leg] == 0)
 			continue;
+		/* the order of equal times in several partitions can be another one */
+		if (!plan->target->is_plain)
+			return false;
 		retention_places_collect(plan->target, leg, plan->tenant, ties->time,
 								 retention_instant_after(ties->time),
 								 ties->before_guard[leg], 1, &place, &count);
@@ -573,6 +607,9 @@ collect_ties(RetentionPlan *plan)
 	int64		most = Max(plan->options.batch_size, TIES_MOST);
 	MemoryContext caller = MemoryContextSwitchTo(plan->context);
 
+	/* these will not be good for long */
+	if (!plan->target->is_plain && ties->time == plan->boundary.limit)
+		most = plan->options.batch_size;
 	if (ties->places != NULL)
 		pfree(ties->places);
 	ties->places = NULL;
@@ -673,19 +710,21 @@ next_retry(RetentionPlan *plan, RetentionBatch *batch)
 
 /*
  * How long the batch may wait for row locks, in milliseconds: briefly in the
- * first place; the rows that are left then share a longer wait.
+ * first place; the rows that are left then share a longer wait, after which
+ * what stays is looked at again.
  */
 static int
 patience(RetentionPlan *plan, const RetentionBatch *batch)
 {
 	int64		now;
 
-	if (!batch->is_retry)
+	if (!batch->wait_first)
 		return Min(RETENTION_ROW_LOCK_PATIENCE_MS,
 				   plan->options.lock_timeout_ms);
 	now = retention_clock();
 	if (plan->retry_deadline == 0)
-		plan->retry_deadline = now + plan->options.lock_timeout_ms * 1000L;
+		plan->retry_deadline = now +
+			plan->options.lock_timeout_ms * INT64CONST(1000);
 	return Max(1, (plan->retry_deadline - now) / 1000);
 }
 
@@ -701,6 +740,7 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 	if (plan->nothing_due)
 		return false;
 
+	forget_old_windows(plan);
 	look(plan);
 	for (;;)
 	{
@@ -723,6 +763,7 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 	PopActiveSnapshot();
 	if (found)
 	{
+		batch->wait_first = batch->is_retry && !plan->has_waited;
 		batch->patience_ms = patience(plan, batch);
 		batch->skip_protected = plan->options.skip_protected;
 	}
@@ -761,12 +802,21 @@ remember_retry(RetentionPlan *plan, const RetentionBatch *batch)
 }
 
 /*
- * Goes past a batch that was carried out with this result.
+ * Goes past a batch that was carried out with this result; one that has waited
+ * for others is asked for again.
  */
 void
 retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 					   const RetentionResult *result)
 {
+	plan->has_waited = result->waited;
+	if (result->waited)
+	{
+		/* whoever held the rows may have changed what stays */
+		plan->has_boundary = false;
+		return;
+	}
+
 	/* one that found all its rows locked took time, too */
 	plan->since_boundary += Max(result->deleted, 1);
 	if (result->skipped_locked > 0 && !batch->is_retry)

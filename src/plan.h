@@ -26,6 +26,7 @@ typedef struct RetentionBatch
 	RetentionPlace *places;		/* NULL: the whole range */
 	int			nplaces;
 	int			patience_ms;	/* how long to wait for a row lock */
+	bool		wait_first;		/* wait, and let the batch be found again */
 	bool		is_retry;
 	bool		skip_protected; /* else a foreign key violation is an error */
 } RetentionBatch;
@@ -37,6 +38,8 @@ typedef struct RetentionResult
 	int64		skipped_locked; /* others hold them */
 	int64		skipped_protected;	/* foreign keys protect them */
 	int64		kept;			/* a trigger or row-level security kept them */
+	bool		waited;			/* for rows of others, and has done nothing:
+								 * the batch is to be found again */
 	TimestampTz oldest;			/* effective times of what was deleted */
 	TimestampTz newest;
 } RetentionResult;

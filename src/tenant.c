@@ -66,7 +66,14 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 			return NULL;
 		if (ok)
 			ok = retention_unit_execute(unit);
-		if (ok)
+		if (ok && unit->result.waited)
+		{
+			/* whoever was waited for may have changed the policy as well */
+			ok = retention_unit_begin(unit);
+			if (ok)
+				continue;
+		}
+		else if (ok)
 		{
 			attempts = 1;
 			count_batch(run, unit);

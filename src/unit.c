@@ -214,7 +214,7 @@ retention_unit_next(RetentionUnit *unit)
 
 /*
  * Carries out the batch that was found, counts what became of it and goes past
- * it.
+ * it; if it has waited for others (result.waited), it is to be found again.
  */
 bool
 retention_unit_execute(RetentionUnit *unit)
@@ -225,6 +225,8 @@ retention_unit_execute(RetentionUnit *unit)
 		return false;
 
 	retention_plan_advance(unit->plan, &unit->batch, result);
+	if (result->waited)
+		return true;
 	unit->record.deleted += result->deleted;
 	unit->record.batches++;
 	unit->record.skipped_protected += result->skipped_protected;

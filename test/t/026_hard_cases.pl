@@ -671,6 +671,114 @@ foreach my $when ('BEFORE', 'AFTER')
 	$_->quit for $gate, $runner;
 }
 
+# ---- Whoever held a row may have changed the policy, or taken the newest rows, with it:
+# after the wait, what is so then counts.
+{
+	my $db = 'after_the_wait';
+
+	make_db($db, "SELECT give(1, 50);
+		ALTER TABLE executions ADD payload text;
+		CREATE SEQUENCE passed;
+		CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN PERFORM nextval('public.passed'); RETURN NULL; END \$\$;
+		CREATE TRIGGER pass AFTER DELETE ON executions FOR EACH ROW
+			WHEN (OLD.id % 50 = 0) EXECUTE FUNCTION pass()");
+	my ($holder) = open_session($db);
+	my ($runner, $pid) = open_session($db);
+
+	$runner->query_safe("SET retention.lock_timeout = '180s'");
+	foreach my $case (
+		[ 'UPDATE execution_retention_policies SET is_enabled = false', 'the policy is disabled' ],
+		[ 'UPDATE execution_retention_policies SET min_executions_to_keep = 6', 'there is a minimum' ],
+		[ "DELETE FROM executions WHERE started_at > now() - interval '1 day'", 'the newest rows are gone' ])
+	{
+		my ($change, $name) = @$case;
+
+		$node->safe_psql($db, "TRUNCATE executions, execution_retention_policies RESTART IDENTITY;
+			SELECT setval('passed', 1, false), give(1, 50);
+			INSERT INTO executions (tenant_id, started_at) SELECT t(1), now() FROM generate_series(1, 5);
+			UPDATE execution_retention_policies
+			SET min_executions_to_keep = " . ($name =~ /newest/ ? 5 : 0));
+		$holder->query_safe("BEGIN; UPDATE executions SET payload = 'x' WHERE id = 1; $change");
+		begin_statement($runner, 'CALL retention.run()');
+		# the run goes around the row first, and comes back to it
+		wait_for($node, $db, 'SELECT is_called FROM passed', "after the wait, $name: the run goes around the row");
+		wait_for_waiting($db, $pid, "locktype = 'transactionid'", "after the wait, $name: the run waits for it");
+		$holder->query_safe('COMMIT');
+		my (undef, $messages) = end_statement($runner);
+		like($messages, qr/^NOTICE:  00000: retention run succeeded after .*: 49 rows deleted/m,
+			"after the wait, $name: the run ends");
+		sql_is($db, 'SELECT count(*) FROM executions WHERE id = 1', '1', "after the wait, $name: the row stays");
+		sql_is($db, 'SELECT * FROM leftover', '', "after the wait, $name: no lock is left");
+	}
+	$_->quit for $holder, $runner;
+}
+
+# ---- Rows that come into the range of a batch that was planned long ago.
+{
+	my $db = 'old_times';
+
+	make_db($db, "SELECT give(1, 100);
+		UPDATE executions SET started_at = now() - interval '400 days' + id * interval '1 minute';
+		CREATE TABLE gone (xid bigint);
+		CREATE FUNCTION write_down() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN INSERT INTO public.gone VALUES (txid_current()); RETURN NULL; END \$\$;
+		CREATE TRIGGER gate BEFORE DELETE ON executions FOR EACH ROW
+			WHEN (OLD.id = 5) EXECUTE FUNCTION gate();
+		CREATE TRIGGER write_down AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION write_down()");
+	my ($gate) = open_session($db);
+	my ($runner, $pid) = open_session($db);
+
+	$gate->query_safe('SELECT pg_advisory_lock(4711)');
+	begin_statement($runner, 'CALL retention.run(batch_size => 10)');
+	wait_for_waiting($db, $pid, $gate_is_shut, 'old times: the run is in its first batch');
+	$node->safe_psql($db, "INSERT INTO executions (tenant_id, started_at)
+		SELECT t(1), now() - interval '400 days' + interval '15 minutes' + i * interval '1 ms'
+		FROM generate_series(1, 500) AS i");
+	# older than what the run takes for new
+	$gate->query_safe('SELECT pg_sleep(1.1)');
+	$gate->query_safe('SELECT pg_advisory_unlock(4711)');
+	my (undef, $messages) = end_statement($runner);
+	like($messages, qr/retention run succeeded after .*: 600 rows deleted/, 'old times: the run goes on');
+	sql_is($db, 'SELECT max(count) FROM (SELECT count(*) FROM gone GROUP BY xid) AS s', '10',
+		'old times: in batches of the size asked for');
+	$_->quit for $gate, $runner;
+}
+
+# ---- A role that may not lock rows finds the free ones by trial, and not for long.
+{
+	my $db = 'many_held';
+
+	make_db($db, "SELECT give(1, 2000);
+		CREATE TABLE gone (id bigint, at timestamptz, xact timestamptz);
+		CREATE FUNCTION write_down() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS \$\$
+		BEGIN INSERT INTO public.gone VALUES (OLD.id, clock_timestamp(), now()); RETURN NULL; END \$\$;
+		CREATE TRIGGER write_down AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION write_down();
+		CREATE ROLE cleaner;
+		GRANT SELECT, DELETE ON executions TO cleaner;
+		GRANT SELECT, UPDATE ON execution_retention_policies TO cleaner;
+		GRANT EXECUTE ON FUNCTION cleanup_old_executions TO cleaner");
+	my ($holder) = open_session($db);
+	my ($cleaner) = open_session($db);
+
+	$holder->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM executions WHERE id % 2 = 0 AND id <= 1000 FOR UPDATE) AS l');
+	my ($out) = run_statement($cleaner, "SET ROLE cleaner; SET retention.lock_timeout = '1ms';
+		SELECT execution_summary ->> 'stop_reason',
+			   (execution_summary ->> 'skipped_locked')::int + deleted_count
+		FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
+	is($out, 'locked|2000', 'many held: each row is deleted, or counted as left');
+	sql_is($db, 'SELECT count(*) >= 1000 FROM gone WHERE id > 1000', 't', 'many held: all of the free batch goes');
+	sql_is($db, 'SELECT count(*) FROM gone WHERE id <= 1000 AND id % 2 = 0', '0', 'many held: none that is held');
+	# a thousand trials of 10 ms are 10 s
+	sql_is($db, "SELECT count(*) FROM gone WHERE id <= 1000 AND at > xact + interval '5 s'", '0',
+		'many held: the trials end');
+	$holder->query_safe('COMMIT');
+	($out) = run_statement($cleaner, "SELECT execution_summary ->> 'stop_reason' FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
+	is($out, 'done', 'many held: the next call does the rest');
+	sql_is($db, 'SELECT count(*) FROM executions', '0', 'many held: all of it');
+	$_->quit for $holder, $cleaner;
+}
+
 # ---- Memory.
 my $limit = 2 * 1024 * 1024;
 
