@@ -344,7 +344,12 @@ sub fault
 		# mostly from when the walk has begun
 		if ($kind eq 'walk' && rand() < 0.8)
 		{
-			sleep 0.001 until walks_of($node, $victim->{pid}, $log) || has_answered($victim);
+			my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+			until (walks_of($node, $victim->{pid}, $log) || has_answered($victim))
+			{
+				die 'gave up waiting for a walk' if time > $end;
+				sleep 0.001;
+			}
 		}
 		sleep rand($scale{$kind});
 		$answered = has_answered($victim);
