@@ -111,6 +111,7 @@ CREATE TABLE retention.run_tenant
 	batches bigint NOT NULL DEFAULT 0,
 	rows_skipped_locked bigint NOT NULL DEFAULT 0,
 	rows_skipped_protected bigint NOT NULL DEFAULT 0,
+	rows_kept bigint NOT NULL DEFAULT 0,
 	sqlstate text,
 	message text,
 	finished_at timestamptz NOT NULL,
@@ -490,16 +491,24 @@ AS $$
 $$;
 
 CREATE FUNCTION retention.last_complete_run(
+	tenant uuid DEFAULT NULL,
+	after timestamptz DEFAULT NULL,
 	OUT id bigint,
 	OUT started_at timestamptz)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	-- dealt with every tenant and left nothing
+	-- Dealt with every tenant, and left no row of this one that the next run
+	-- may delete.  What it left goes from history together with the run.
 	SELECT r.id, r.started_at
 	FROM retention.run_history AS r
 	WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
 		AND r.stop_reason = 'done' AND r.tenants_busy = 0
+		AND (after IS NULL OR r.started_at > after)
+		AND NOT EXISTS (SELECT FROM retention.run_tenant AS t
+			WHERE t.run_id = r.id AND t.tenant_id = tenant
+				AND (t.rows_skipped_locked > 0 OR t.rows_kept > 0
+					OR t.sqlstate IS NOT NULL))
 	ORDER BY r.id DESC LIMIT 1
 $$;
 
@@ -660,7 +669,10 @@ BEGIN
 	WITH due AS MATERIALIZED (
 		SELECT p.tenant_id, o.overdue,
 			now() - greatest(now() - o.overdue, p.updated_at,
-				complete.started_at) AS unattended
+				CASE WHEN l.left_some THEN (SELECT c.started_at
+						FROM retention.last_complete_run(p.tenant_id,
+							now() - least(o.overdue, 3 * patience)) AS c)
+					ELSE complete.started_at END) AS unattended
 		FROM retention.due_tenants(patience) AS t
 			JOIN @extschema@.execution_retention_policies AS p
 				ON p.tenant_id = t.tenant_id
@@ -668,6 +680,10 @@ BEGIN
 			CROSS JOIN LATERAL (SELECT CASE WHEN isfinite(t.oldest_due)
 				THEN retention.cutoff(now(), p.retention_days) - t.oldest_due
 				END AS overdue) AS o
+			CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM retention.run_tenant AS r
+				WHERE r.run_id = complete.id AND r.tenant_id = p.tenant_id
+					AND (r.rows_skipped_locked > 0 OR r.rows_kept > 0
+						OR r.sqlstate IS NOT NULL)) AS left_some) AS l
 	), late AS MATERIALIZED (
 		SELECT d.tenant_id, d.unattended
 		FROM due AS d WHERE d.unattended > patience
@@ -1571,19 +1587,45 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 		CROSS JOIN LATERAL (SELECT CASE WHEN isfinite(d.oldest_due)
 			THEN retention.cutoff(now(), p.retention_days) - d.oldest_due
 			END AS overdue) AS o
-		-- since when a run should have deleted the row
+		-- since when a run should have deleted the row; one that left rows of
+		-- the tenant is no proof, and then one looks no further back than it
+		-- matters.  OFFSET: once, not at each use
 		CROSS JOIN LATERAL (SELECT CASE WHEN d.oldest_due IS NOT NULL
 			THEN (SELECT max(t) FROM (VALUES (now() - o.overdue), (p.updated_at),
-				(complete.started_at)) AS known (t)
+				(CASE WHEN EXISTS (SELECT FROM retention.run_tenant AS r
+						WHERE r.run_id = complete.id AND r.tenant_id = p.tenant_id
+							AND (r.rows_skipped_locked > 0 OR r.rows_kept > 0
+								OR r.sqlstate IS NOT NULL))
+					THEN (SELECT c.started_at
+						FROM retention.last_complete_run(p.tenant_id,
+							now() - least(o.overdue, 3 * patience.value)) AS c)
+					ELSE complete.started_at END)) AS known (t)
 				-- not a time that is yet to come
-				WHERE t <= now() AND isfinite(t)) END AS since) AS w
+				WHERE t <= now() AND isfinite(t)) END AS since OFFSET 0) AS w
 		CROSS JOIN LATERAL (SELECT coalesce(backlog.rises AND p.is_enabled
 			AND d.oldest_due IS NOT NULL
 			AND greatest(now() - o.overdue, least(p.updated_at, now())) < backlog.since,
 			false) AS growing) AS g
-		LEFT JOIN LATERAL (SELECT t.run_id, t.rows_skipped_protected
+		-- what was left of it, unless a later run found nothing to do
+		LEFT JOIN LATERAL (SELECT t.rows_skipped_locked, t.rows_skipped_protected,
+				t.rows_kept, t.finished_at
 			FROM retention.run_tenant AS t WHERE t.tenant_id = p.tenant_id
+				AND t.run_id >= coalesce(complete.id, 0)
 			ORDER BY t.run_id DESC LIMIT 1) AS last ON true
+		-- and was it due then?
+		CROSS JOIN LATERAL (SELECT d.oldest_due IS NOT NULL
+			AND coalesce(now() - o.overdue < last.finished_at, true) AS due) AS stays
+		CROSS JOIN LATERAL (SELECT to_char(w.since, 'YYYY-MM-DD') AS day) AS since
+		CROSS JOIN LATERAL (SELECT CASE
+			WHEN stays.due AND last.rows_skipped_locked > 0 THEN format(
+				'Rows have been due since %s and others hold them, %s in the last run: look for old transactions in pg_prepared_xacts and pg_stat_activity.',
+				since.day, last.rows_skipped_locked)
+			WHEN stays.due AND last.rows_kept > 0 THEN format(
+				'Rows have been due since %s and a trigger or row-level security keeps them, up to %s in the last run: see retention.check().',
+				since.day, last.rows_kept)
+			ELSE format(
+				'Rows have been due since %s and no run has deleted them: see retention.health().',
+				since.day) END AS message) AS late
 		CROSS JOIN LATERAL (
 			-- errors since the tenant was last dealt with in full
 			SELECT count(*)::integer AS failed_runs,
@@ -1607,24 +1649,23 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			(4, f.failed_runs >= 3, 'critical', format(
 				'The last %s runs failed for this tenant: %s.  Mend that, then CALL retention.run(%L).',
 				f.failed_runs, f.last_error, p.tenant_id)),
-			(5, now() - w.since > 3 * patience.value, 'critical', format(
-				'Rows have been due since %s and no run has deleted them: see retention.health().',
-				to_char(w.since, 'YYYY-MM-DD'))),
+			(5, now() - w.since > 3 * patience.value, 'critical', late.message),
 			(6, f.failed_runs > 0, 'warning', format(
 				'The last run failed for this tenant: %s.  The next run tries again.',
 				f.last_error)),
-			(7, now() - w.since > patience.value, 'warning', format(
-				'Rows have been due since %s and no run has deleted them: see retention.health().',
-				to_char(w.since, 'YYYY-MM-DD'))),
+			(7, now() - w.since > patience.value, 'warning', late.message),
 			(8, g.growing, 'warning',
 				'More becomes due than the runs delete: schedule more of them or raise their limits.'),
 			(9, last.rows_skipped_protected > 0 AND d.oldest_due IS NOT NULL,
 				'info', format(
 				'%s due rows stay because rows of other tables refer to them.',
 				last.rows_skipped_protected)),
-			(10, d.oldest_due IS NOT NULL, 'ok',
+			(10, last.rows_kept > 0 AND stays.due, 'info', format(
+				'Up to %s due rows stay because a trigger or row-level security keeps them.',
+				last.rows_kept)),
+			(11, d.oldest_due IS NOT NULL, 'ok',
 				'Rows are due: the next run deletes them.'),
-			(11, true, 'ok', 'Nothing is due.')
+			(12, true, 'ok', 'Nothing is due.')
 			) AS s (place, applies, severity, message)
 			WHERE s.applies ORDER BY s.place LIMIT 1) AS v;
 
@@ -1930,7 +1971,7 @@ COMMENT ON COLUMN retention.run_history.started_at IS
 COMMENT ON COLUMN retention.run_history.finished_at IS
 	'When it ended; NULL: not yet';
 COMMENT ON COLUMN retention.run_history.status IS
-	'running, succeeded, partial (some rows or tenants were left), failed, interrupted (its session is gone) or cancelled; see retention.history for a running one whose session is gone';
+	'running, succeeded, partial (a limit stopped it, or some tenants had errors), failed, interrupted (its session is gone) or cancelled; see retention.history for a running one whose session is gone';
 COMMENT ON COLUMN retention.run_history.run_by IS
 	'The role that called it';
 COMMENT ON COLUMN retention.run_history.pid IS
@@ -1985,6 +2026,8 @@ COMMENT ON COLUMN retention.run_tenant.rows_skipped_locked IS
 	'Rows left because others held them';
 COMMENT ON COLUMN retention.run_tenant.rows_skipped_protected IS
 	'Rows left because foreign keys protect them';
+COMMENT ON COLUMN retention.run_tenant.rows_kept IS
+	'Rows that a trigger or row-level security kept or that were gone meanwhile';
 COMMENT ON COLUMN retention.run_tenant.sqlstate IS
 	'SQLSTATE of the error that stopped it; NULL: none';
 COMMENT ON COLUMN retention.run_tenant.message IS
@@ -2063,8 +2106,8 @@ COMMENT ON FUNCTION retention.run_status(bigint) IS
 	'Status of a run that is on record as running: interrupted when its session is gone';
 COMMENT ON FUNCTION retention.patience() IS
 	'How long rows may be due before that is a warning: twice the usual time between runs, at least 2 days';
-COMMENT ON FUNCTION retention.last_complete_run() IS
-	'The last run that dealt with every tenant and left nothing; NULLs: none';
+COMMENT ON FUNCTION retention.last_complete_run(uuid, timestamptz) IS
+	'The last run that dealt with every tenant, started after this time and left nothing of this tenant but what foreign keys protect; NULLs: none. NULL means any time, and whatever was left.';
 COMMENT ON FUNCTION retention.overdue_totals() IS
 	'What is overdue over all enabled policies; known is false when that cannot be found out';
 COMMENT ON FUNCTION retention.due(uuid, integer, integer) IS

@@ -154,6 +154,74 @@ SELECT * FROM st.status WHERE tenant = '03';
 ROLLBACK;
 
 --
+-- Rows of one tenant that runs leave, night by night
+--
+BEGIN;
+SELECT st.policy(6, 30, 10);
+SELECT st.fill(6, 20, '2400 hours');  -- as tenant 5: due for 70 days
+UPDATE execution_retention_policies SET updated_at = now() - interval '720 hours' WHERE tenant_id = st.t(5);
+-- a run at night that left so many rows of tenant 5
+CREATE FUNCTION st.leave(ago interval, locked bigint, kept bigint DEFAULT 0) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO retention.run_tenant (run_id, tenant_id, rows_deleted, rows_skipped_locked, rows_kept, finished_at)
+    VALUES (st.run(ago), st.t(5), 1, locked, kept, now() - ago)
+$$;
+SELECT st.run('226 hours') > 0 AS run;
+-- one night
+SAVEPOINT before;
+SELECT st.run('34 hours') > 0 AS run;
+SELECT st.leave('10 hours', 3);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+-- then none was left, or none was found
+SELECT st.leave('9 hours', 0);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+SELECT st.run('8 hours') > 0 AS run;
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+ROLLBACK TO before;
+-- three nights: late; the others are not
+SELECT st.run('82 hours') > 0 AS run;
+SELECT count(*) FROM generate_series(58, 10, -24) h, st.leave(h * interval '1 hour', 3);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+SELECT severity, message, late FROM st.health;
+-- a limit stopped the next run before it came to the tenant
+SELECT st.run('9 hours', 'partial', 'max_runtime') > 0 AS run;
+SELECT * FROM st.status WHERE tenant = '05';
+ROLLBACK TO before;
+-- nine nights, and others have been met meanwhile
+SELECT count(*) FROM generate_series(202, 10, -24) h, st.leave(h * interval '1 hour', 3);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+-- what history says of the runs goes with them: what is left is no proof of the contrary
+SAVEPOINT pruning;
+DELETE FROM retention.run_tenant WHERE run_id IN (SELECT id FROM retention.run_history WHERE started_at < now() - interval '20 hours');
+DELETE FROM retention.run_history WHERE started_at < now() - interval '20 hours';
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+ROLLBACK TO pruning;
+-- that the tenant is cleaned ends it
+SELECT st.run('9 hours') > 0 AS run;
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+ROLLBACK TO before;
+-- rows that a trigger keeps: one night, three, nine
+SELECT st.run('34 hours') > 0 AS run;
+SELECT st.leave('10 hours', 0, 4);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+ROLLBACK TO before;
+SELECT st.run('82 hours') > 0 AS run;
+SELECT count(*) FROM generate_series(58, 10, -24) h, st.leave(h * interval '1 hour', 0, 4);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+ROLLBACK TO before;
+SELECT count(*) FROM generate_series(202, 10, -24) h, st.leave(h * interval '1 hour', 0, 4);
+SELECT * FROM st.status WHERE tenant IN ('05', '06');
+-- metrics go by the same clock
+SELECT value FROM retention.metrics WHERE name = 'retention_overdue_tenants';
+SELECT labels ->> 'tenant' = st.t(5)::text AS tenant, round(value / 3600) AS hours FROM retention.metrics WHERE name = 'retention_overdue_tenant_seconds';
+-- once they are gone, what becomes due later is none of them
+DELETE FROM executions WHERE tenant_id = st.t(5);
+SELECT st.fill(5, 20, '721 hours');
+DELETE FROM executions WHERE tenant_id = st.t(5) AND started_at < now() - interval '728 hours';
+UPDATE execution_retention_policies SET min_executions_to_keep = 0 WHERE tenant_id = st.t(5);
+SELECT * FROM st.status WHERE tenant = '05';
+ROLLBACK;
+
+--
 -- More arrives than leaves
 --
 BEGIN;

@@ -78,28 +78,30 @@ static const RetentionStatement update_at_statement = {
 
 static const RetentionStatement tenant_statement = {
 	.text = "INSERT INTO retention.run_tenant AS t (run_id, tenant_id, rows_deleted,"
-	" batches, rows_skipped_locked, rows_skipped_protected, sqlstate, message,"
-	" finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+	" batches, rows_skipped_locked, rows_skipped_protected, rows_kept, sqlstate,"
+	" message, finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 	" ON CONFLICT (run_id, tenant_id) DO UPDATE SET"
 	" rows_deleted = EXCLUDED.rows_deleted, batches = EXCLUDED.batches,"
 	" rows_skipped_locked = EXCLUDED.rows_skipped_locked,"
 	" rows_skipped_protected = EXCLUDED.rows_skipped_protected,"
+	" rows_kept = EXCLUDED.rows_kept,"
 	" sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message,"
 	" finished_at = EXCLUDED.finished_at RETURNING ctid, tableoid",
-	.nargs = 9,
-	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
-	TEXTOID, TIMESTAMPTZOID}
+	.nargs = 10,
+	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
 static const RetentionStatement tenant_at_statement = {
 	.text = "UPDATE retention.run_tenant SET rows_deleted = $3, batches = $4,"
-	" rows_skipped_locked = $5, rows_skipped_protected = $6, sqlstate = $7,"
-	" message = $8, finished_at = $9 WHERE run_id OPERATOR(pg_catalog.=) $1"
+	" rows_skipped_locked = $5, rows_skipped_protected = $6, rows_kept = $7,"
+	" sqlstate = $8, message = $9, finished_at = $10"
+	" WHERE run_id OPERATOR(pg_catalog.=) $1"
 	" AND tenant_id OPERATOR(pg_catalog.=) $2"
-	" AND ctid OPERATOR(pg_catalog.=) $10 RETURNING ctid",
-	.nargs = 10,
-	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID,
-	TEXTOID, TIMESTAMPTZOID, TIDOID}
+	" AND ctid OPERATOR(pg_catalog.=) $11 RETURNING ctid",
+	.nargs = 11,
+	.argtypes = {INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	TEXTOID, TEXTOID, TIMESTAMPTZOID, TIDOID}
 };
 
 static const RetentionStatement tenants_statement = {
@@ -378,8 +380,8 @@ void
 retention_history_tenant(Oid history, Oid writer, int64 run_id,
 						 RetentionTenantRecord *tenant)
 {
-	Datum		values[10];
-	bool		nulls[10] = {false};
+	Datum		values[11];
+	bool		nulls[11] = {false};
 
 	values[0] = Int64GetDatum(run_id);
 	values[1] = tenant->tenant;
@@ -387,10 +389,11 @@ retention_history_tenant(Oid history, Oid writer, int64 run_id,
 	values[3] = Int64GetDatum(tenant->batches);
 	values[4] = Int64GetDatum(tenant->skipped_locked);
 	values[5] = Int64GetDatum(tenant->skipped_protected);
-	set_text(values, nulls, 6, tenant->sqlerrcode == 0 ? NULL :
+	values[6] = Int64GetDatum(tenant->kept);
+	set_text(values, nulls, 7, tenant->sqlerrcode == 0 ? NULL :
 			 unpack_sql_state(tenant->sqlerrcode));
-	set_text(values, nulls, 7, tenant->message);
-	values[8] = TimestampTzGetDatum(GetCurrentTimestamp());
+	set_text(values, nulls, 8, tenant->message);
+	values[9] = TimestampTzGetDatum(GetCurrentTimestamp());
 	write_row(history, writer, &tenant_row, values, nulls, &tenant->place);
 }
 

@@ -45,6 +45,7 @@ typedef struct RetentionTenantRecord
 	int64		batches;
 	int64		skipped_locked;
 	int64		skipped_protected;
+	int64		kept;			/* by a trigger or RLS, or gone meanwhile */
 	int			sqlerrcode;		/* 0: no error */
 	const char *message;		/* NULL: no error */
 	ItemPointerData place;		/* of its row, as last written; or invalid */

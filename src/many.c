@@ -439,6 +439,31 @@ step_clean_group(void *arg)
 }
 
 /*
+ * Writes down whose rows a group's batch did not delete although they were due:
+ * none of them was locked, that would have been an error.
+ */
+static void
+note_kept(TenantGroup *group)
+{
+	RetentionRun *run = group->run;
+
+	for (int i = 0; i < group->nmembers; i++)
+	{
+		RetentionShare *share = group->members[i];
+		RetentionTenantRecord record = {
+			.tenant = UUIDPGetDatum(&share->tenant),
+			.deleted = share->deleted,
+			.batches = share->batches,
+			.kept = share->due - share->pending
+		};
+
+		if (record.kept > 0)
+			retention_history_tenant(run->history, run->writer,
+									 run->record.id, &record);
+	}
+}
+
+/*
  * Counts what a group's batch did, and writes it down.
  */
 static void
@@ -458,6 +483,8 @@ count_members(TenantGroup *group)
 	run->record.batches++;
 	run->rows += group->deleted;
 	(void) note_shares(run, group->members, group->nmembers);
+	if (group->target->may_keep)
+		note_kept(group);
 }
 
 /*

@@ -41,7 +41,8 @@ record_tenant(RetentionRun *run, RetentionUnit *unit)
 	MemoryContext caller = MemoryContextSwitchTo(run->scratch);
 
 	if (record->deleted > 0 || record->skipped_locked > 0 ||
-		record->skipped_protected > 0 || record->message != NULL)
+		record->skipped_protected > 0 || record->kept > 0 ||
+		record->message != NULL)
 		retention_history_tenant(run->history, run->writer, run->record.id,
 								 record);
 	MemoryContextSwitchTo(caller);

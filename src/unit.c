@@ -230,6 +230,10 @@ retention_unit_execute(RetentionUnit *unit)
 	unit->record.deleted += result->deleted;
 	unit->record.batches++;
 	unit->record.skipped_protected += result->skipped_protected;
+
+	/* a retry meets again what the first attempt counted */
+	if (unit->target->may_keep && !unit->batch.is_retry)
+		unit->record.kept += result->kept;
 	if (unit->batch.is_retry)
 		unit->record.skipped_locked += result->skipped_locked;
 	else
@@ -264,6 +268,7 @@ retention_unit_start_over(RetentionUnit *unit)
 	unit->skipped_at_first = 0;
 	unit->record.skipped_locked = 0;
 	unit->record.skipped_protected = 0;
+	unit->record.kept = 0;
 }
 
 /*

@@ -35,7 +35,7 @@ INSERT INTO declared VALUES
     ('is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'v', true),
     ('job_command(text)', 's', true),
     ('job_name(text)', 's', true),
-    ('last_complete_run()', 's', true),
+    ('last_complete_run(uuid,timestamp with time zone)', 's', true),
     ('list_policies()', 's', true),
     ('lock_tenant(uuid)', 'v', true),
     ('oldest_due(uuid,integer,integer)', 's', true),
@@ -119,7 +119,7 @@ SELECT columns_are('retention', 'run_history', ARRAY['id', 'started_at', 'finish
 SELECT set_eq($$SELECT attname FROM pg_attribute WHERE attrelid = 'retention.history'::regclass AND attnum > 0$$,
     $$SELECT attname FROM pg_attribute WHERE attrelid = 'retention.run_history'::regclass AND attnum > 0$$, 'history has all of run_history');
 SELECT columns_are('retention', 'run_tenant', ARRAY['run_id', 'tenant_id', 'rows_deleted', 'batches', 'rows_skipped_locked',
-    'rows_skipped_protected', 'sqlstate', 'message', 'finished_at']);
+    'rows_skipped_protected', 'rows_kept', 'sqlstate', 'message', 'finished_at']);
 SELECT columns_are('retention', 'run_pruned', ARRAY['status', 'runs', 'last_finished_at', 'tenants_failed', 'batches', 'rows_deleted',
     'rows_skipped_locked', 'rows_skipped_protected', 'wal_bytes', 'waited_ms', 'took_ms']);
 SELECT columns_are('retention', 'metrics', ARRAY['name', 'labels', 'value', 'help', 'type']);

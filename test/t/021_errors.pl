@@ -96,7 +96,8 @@ sub stayed
 	no_locks_left($node, 'trigger');
 }
 
-# ---- A trigger keeps rows: they are not counted, and nobody turns in circles.
+# ---- A trigger keeps rows: that is no error of the run, and nobody turns in circles, but
+# ---- history and status have it, whether the tenant is cleaned alone or with others.
 {
 	refill();
 	# twenty more of the oldest instant, so that there are more of them than a batch has
@@ -110,7 +111,23 @@ sub stayed
 	run($node, 'batch_size => 7', name => 'kept by a trigger');
 	is(verdict($node), '0|0', 'kept by a trigger: the others are gone');
 	is(last_run($node, 'status, rows_deleted, rows_skipped_locked, rows_skipped_protected'),
-		'succeeded|' . (3 * 290 + 20 - @kept) . '|0|0', 'kept by a trigger: not counted');
+		'succeeded|' . (3 * 290 + 20 - @kept) . '|0|0', 'kept by a trigger: not counted for the run');
+	is(last_tenants('rows_deleted, rows_kept, sqlstate'), "1|302|8|\n2|290|0|\n3|290|0|",
+		'kept by a trigger: counted for the tenant');
+
+	my $status = "SELECT severity, message FROM retention.status WHERE tenant_id = '$ta'";
+	is($node->safe_psql('postgres', $status),
+		'info|Up to 8 due rows stay because a trigger or row-level security keeps them.',
+		'kept by a trigger: status says so');
+	$node->safe_psql('postgres', rows_of($tb, 2, newest => 40, first => 4001));
+	run($node, '', name => 'kept again');
+	is(last_tenants('rows_deleted, batches, rows_kept'), "1|0|0|8\n2|2|1|0", 'kept again: counted in a group');
+	run($node, "'$ta'", name => 'kept alone');
+	is(last_tenants('rows_deleted, rows_kept'), '1|0|8', 'kept alone: counted');
+	mischief($node);
+	run($node, '', name => 'kept no more');
+	is(last_tenants('rows_deleted, rows_kept'), '1|8|0', 'kept no more: nothing is left');
+	is($node->safe_psql('postgres', $status), 'ok|Nothing is due.', 'kept no more: status says so');
 }
 
 # ---- Rows that foreign keys protect.
@@ -176,6 +193,20 @@ foreach my $newest (29, 50)
 		"locked $where: counted, tenant by tenant");
 	is(last_run($node, 'tenants_failed, rows_deleted, rows_skipped_locked'),
 		'0|' . (3 * $goes - 4) . '|4', "locked $where: and for the run");
+
+	# night after night, as by a prepared transaction that nobody remembers
+	$node->safe_psql('postgres', "
+		UPDATE execution_retention_policies SET updated_at = now() - interval '40 days';
+		UPDATE retention.run_history SET started_at = started_at - interval '80 hours', finished_at = finished_at - interval '80 hours'");
+	run($node, '', before => "SET retention.lock_timeout = '100ms'", name => "still locked $where");
+	is($node->safe_psql('postgres', q{
+			SELECT right(tenant_id::text, 1), severity, regexp_replace(message, '\d{4}-\d\d-\d\d', '...') FROM retention.status
+			WHERE severity = 'warning' ORDER BY 1}),
+		"1|warning|Rows have been due since ... and others hold them, 3 in the last run: "
+		  . "look for old transactions in pg_prepared_xacts and pg_stat_activity.\n"
+		  . "3|warning|Rows have been due since ... and others hold them, 1 in the last run: "
+		  . "look for old transactions in pg_prepared_xacts and pg_stat_activity.",
+		"still locked $where: status says so, of the tenants whose rows they are");
 	$holder->query_safe('ROLLBACK');
 	run($node, '', name => "no longer locked $where");
 	is(last_run($node, 'status, rows_deleted, rows_skipped_locked'), 'succeeded|4|0',
