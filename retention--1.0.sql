@@ -1983,7 +1983,7 @@ COMMENT ON COLUMN retention.run_history.tenants_due IS
 COMMENT ON COLUMN retention.run_history.tenants IS
 	'Tenants dealt with';
 COMMENT ON COLUMN retention.run_history.tenants_busy IS
-	'Tenants left to another run';
+	'Tenants left, with all or some of their rows, to another run';
 COMMENT ON COLUMN retention.run_history.tenants_failed IS
 	'Tenants with an error';
 COMMENT ON COLUMN retention.run_history.batches IS

@@ -163,18 +163,39 @@ retention_tenant_lock_is_held(Oid relid, Datum tenant, Oid tenant_type,
 }
 
 /*
- * Keeps other runs from walking over this part of a relation, until
- * retention_unlock_segment() or the end of the session.  Returns false, without
- * waiting, when one does.
+ * The tag of a part of a relation.  Who walks over it holds a lock that no
+ * other walk shares; who is done with it, a weaker one, as a mark, which keeps
+ * out only those who look for parts that nobody has walked over.
  */
-bool
-retention_try_lock_segment(Oid relid, uint32 segment)
+static LOCKTAG
+segment_tag(Oid relid, uint32 segment)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, segment, SEGMENT_LOCK);
-	return LockAcquire(&tag, ExclusiveLock, true, true) !=
-		LOCKACQUIRE_NOT_AVAIL;
+	return tag;
+}
+
+/*
+ * Keeps other runs from walking over this part of a relation, until
+ * retention_unlock_segment() or the end of the session.  Returns false, without
+ * waiting, when one does, or, unless `again`, when one has marked it.
+ */
+bool
+retention_try_lock_segment(Oid relid, uint32 segment, bool again)
+{
+	LOCKTAG		tag = segment_tag(relid, segment);
+
+	if (again)
+		return LockAcquire(&tag, ShareUpdateExclusiveLock, true, true) !=
+			LOCKACQUIRE_NOT_AVAIL;
+
+	/* who gets this one gets the other, too */
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	(void) LockAcquire(&tag, ShareUpdateExclusiveLock, true, false);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+	return true;
 }
 
 /*
@@ -183,10 +204,32 @@ retention_try_lock_segment(Oid relid, uint32 segment)
 void
 retention_unlock_segment(Oid relid, uint32 segment)
 {
-	LOCKTAG		tag;
+	LOCKTAG		tag = segment_tag(relid, segment);
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, segment, SEGMENT_LOCK);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	(void) LockRelease(&tag, ShareUpdateExclusiveLock, true);
+}
+
+/*
+ * Marks a part of a relation, which this session has locked, as done, until
+ * retention_unmark_segment() or the end of the session.
+ */
+void
+retention_mark_segment(Oid relid, uint32 segment)
+{
+	LOCKTAG		tag = segment_tag(relid, segment);
+
+	(void) LockAcquire(&tag, RowShareLock, true, false);
+}
+
+/*
+ * Takes back a mark of retention_mark_segment().
+ */
+void
+retention_unmark_segment(Oid relid, uint32 segment)
+{
+	LOCKTAG		tag = segment_tag(relid, segment);
+
+	(void) LockRelease(&tag, RowShareLock, true);
 }
 
 /*

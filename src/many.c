@@ -42,8 +42,7 @@
 /* for how many tenants limits are kept in memory; others come after the walk */
 #define WALK_MOST_TENANTS 100000
 
-/* into how many parts, at most, several runs divide the table, and of what size */
-#define MOST_SEGMENTS 64
+/* of what size, at least, the parts are into which several runs divide the table */
 #define LEAST_SEGMENT_BLOCKS 256
 
 /* how many blocks one statement looks at, at most */
@@ -119,8 +118,9 @@ typedef struct RetentionWalk
 	RetentionStretch stretch;
 	int			failures;
 	Oid			file;			/* blocks of another one have other rows */
-	uint64		segments;		/* those that this run holds, as bits */
 	uint32		nsegments;
+	bool		seen[RETENTION_MOST_SEGMENTS];	/* from end to end */
+	int			unseen;			/* how many are not */
 } RetentionWalk;
 
 /*
@@ -909,8 +909,9 @@ begin_walk(RetentionRun *run, BlockNumber blocks)
 	walk->tenants = palloc(walk->count * sizeof(Datum));
 	for (int i = 0; i < walk->count; i++)
 		walk->tenants[i] = UUIDPGetDatum(&walk->list[i]->tenant);
-	walk->nsegments = Max(1, Min(MOST_SEGMENTS,
+	walk->nsegments = Max(1, Min(RETENTION_MOST_SEGMENTS,
 								 blocks / LEAST_SEGMENT_BLOCKS));
+	walk->unseen = walk->nsegments;
 	walk->recorded_at = retention_clock();
 	MemoryContextSwitchTo(caller);
 	return walk;
@@ -918,7 +919,9 @@ begin_walk(RetentionRun *run, BlockNumber blocks)
 
 /*
  * Keeps those tenants in the list for whom there is, or may be, something left
- * to do, and counts the others as cleaned.
+ * to do, and counts the others as cleaned; as left to others, though, where
+ * they may have rows in a part of the table that another run walks over: it
+ * may not have them in its list, or not come to its end.
  */
 static void
 keep_left(RetentionWalk *walk, bool all)
@@ -940,6 +943,8 @@ keep_left(RetentionWalk *walk, bool all)
 
 		if (share == NULL || share->left || all)
 			left = lappend(left, due);
+		else if (walk->unseen > 0 && share->oldest < share->limit)
+			run->record.tenants_busy++;
 		else
 			run->record.tenants++;
 	}
@@ -975,10 +980,48 @@ leave_forced(RetentionWalk *walk)
 }
 
 /*
+ * Goes over the parts of the table that it can get and that it has not seen.
+ * Unless `again`, not over those that another run has just done.  Returns the
+ * reason to stop, or NULL, and sets `given_up` when the walk cannot go on.
+ */
+static const char *
+walk_segments(RetentionWalk *walk, BlockNumber blocks, bool again,
+			  BlockNumber *ahead, bool *given_up)
+{
+	RetentionRun *run = walk->run;
+	const char *stop = NULL;
+
+	for (uint32 i = 0; stop == NULL && i < walk->nsegments; i++)
+	{
+		if (walk->seen[i] ||
+			!retention_transaction_lock_segment(run, i, again))
+			continue;
+		stop = walk_segment(walk, (uint64) blocks * i / walk->nsegments,
+							(uint64) blocks * (i + 1) / walk->nsegments,
+							ahead, given_up);
+		if (*given_up)
+			return NULL;
+		if (stop == NULL)
+		{
+			retention_transaction_leave_segment(run, i);
+			walk->seen[i] = true;
+			walk->unseen--;
+		}
+	}
+	return stop;
+}
+
+/*
  * Walks over the table, block by block, and deletes what is due of all tenants
  * of the list, but for rows that are in somebody's way; who has such rows
- * stays in the list.  Several runs share the table, part by part.  Returns the
- * reason to stop, or NULL.
+ * stays in the list.
+ *
+ * Several runs share the table, part by part.  What another run has done is
+ * looked at once more in the end, when there is nothing else to do: its
+ * tenants, its policies and its clock need not be the same.  There is little to
+ * delete then.  Nobody waits for a part that another run is at.
+ *
+ * Returns the reason to stop, or NULL.
  */
 const char *
 retention_many_walk(RetentionRun *run, BlockNumber blocks)
@@ -997,20 +1040,17 @@ retention_many_walk(RetentionRun *run, BlockNumber blocks)
 	elog(DEBUG1, "retention run " INT64_FORMAT " walks over %u blocks for %d tenants",
 		 run->record.id, blocks, walk->count);
 	retention_transaction_show(run);
-	for (uint32 i = 0; stop == NULL && !given_up && i < walk->nsegments; i++)
-	{
-		if (!retention_try_lock_segment(run->relid, i))
-		{
-			leave_forced(walk);
-			continue;
-		}
-		walk->segments |= UINT64CONST(1) << i;
-		stop = walk_segment(walk, (uint64) blocks * i / walk->nsegments,
-							(uint64) blocks * (i + 1) / walk->nsegments,
-							&ahead, &given_up);
-	}
+	stop = walk_segments(walk, blocks, false, &ahead, &given_up);
 	if (stop == NULL)
 		stop = end_walk_transaction(walk);
+	if (stop == NULL && !given_up && walk->unseen > 0)
+	{
+		stop = walk_segments(walk, blocks, true, &ahead, &given_up);
+		if (stop == NULL && run->rows > 0)
+			stop = end_walk_transaction(walk);
+	}
+	if (walk->unseen > 0)
+		leave_forced(walk);
 	stop = note_walk(walk, stop);
 	keep_left(walk, given_up || stop != NULL);
 	retention_many_release(run);
@@ -1045,13 +1085,6 @@ retention_many_record(RetentionRun *run)
 void
 retention_many_release(RetentionRun *run)
 {
-	RetentionWalk *walk = run->walk;
-
 	retention_transaction_unlock_walk(run);
-	for (uint32 i = 0; walk != NULL && i < walk->nsegments; i++)
-	{
-		if (walk->segments & (UINT64CONST(1) << i))
-			retention_unlock_segment(run->relid, i);
-		walk->segments &= ~(UINT64CONST(1) << i);
-	}
+	retention_transaction_unlock_segments(run);
 }

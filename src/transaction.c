@@ -196,6 +196,77 @@ retention_transaction_unlock_walk(RetentionRun *run)
 }
 
 /*
+ * The segment of this number in a set of them.
+ */
+static uint64
+segment_bit(uint32 segment)
+{
+	Assert(segment < RETENTION_MOST_SEGMENTS);
+	return UINT64CONST(1) << segment;
+}
+
+/*
+ * Keeps other runs from walking over a part of the table.  Returns false when
+ * one does, or, unless `again`, when one has done so in a walk that goes on.
+ */
+bool
+retention_transaction_lock_segment(RetentionRun *run, uint32 segment,
+								   bool again)
+{
+	if (!retention_try_lock_segment(run->relid, segment, again))
+		return false;
+	run->segments |= segment_bit(segment);
+	return true;
+}
+
+/*
+ * Notes that a part of the table is done: others may have it after the commit,
+ * not before (what is deleted there is in their way until then).
+ */
+void
+retention_transaction_leave_segment(RetentionRun *run, uint32 segment)
+{
+	run->walked |= segment_bit(segment);
+}
+
+/*
+ * After a commit: lets others walk over the parts of the table that are done,
+ * and marks these, so that who finds others goes there first.
+ */
+static void
+leave_segments(RetentionRun *run)
+{
+	for (uint32 i = 0; run->walked != 0 && i < RETENTION_MOST_SEGMENTS; i++)
+	{
+		uint64		bit = segment_bit(i);
+
+		if ((run->walked & bit) == 0)
+			continue;
+		retention_mark_segment(run->relid, i);
+		run->marked |= bit;
+		retention_unlock_segment(run->relid, i);
+		run->segments &= ~bit;
+		run->walked &= ~bit;
+	}
+}
+
+/*
+ * Gives back all parts of the table, and what marks them.
+ */
+void
+retention_transaction_unlock_segments(RetentionRun *run)
+{
+	for (uint32 i = 0; i < RETENTION_MOST_SEGMENTS; i++)
+	{
+		if (run->segments & segment_bit(i))
+			retention_unlock_segment(run->relid, i);
+		if (run->marked & segment_bit(i))
+			retention_unmark_segment(run->relid, i);
+	}
+	run->segments = run->walked = run->marked = 0;
+}
+
+/*
  * Gives back one of the locks, of a tenant for whom nothing was done; those
  * that were taken later move up.
  */
@@ -271,13 +342,15 @@ make_way(RetentionRun *run)
 
 /*
  * Commits, and gives back the locks of tenants but for that of the one that is
- * not done; that on all tenants at once, if somebody waits for it.
+ * not done, and of the parts of the table that are; that on all tenants at
+ * once, if somebody waits for it.
  */
 void
 retention_transaction_commit(RetentionRun *run, bool keep_last)
 {
 	commit_soon(run);
 	retention_transaction_unlock(run, keep_last ? 1 : 0);
+	leave_segments(run);
 	make_way(run);
 	run->longest = Max(run->longest, retention_clock() - run->began);
 }

@@ -17,6 +17,9 @@
 /* how many tenants are locked in a transaction; each takes a place in shared memory */
 #define RETENTION_MOST_TENANTS 100
 
+/* into how many parts, at most, several runs divide the table: bits of a uint64 */
+#define RETENTION_MOST_SEGMENTS 64
+
 /* What a run knows.  Lives in `context`, which outlives commits. */
 typedef struct RetentionRun
 {
@@ -43,6 +46,9 @@ typedef struct RetentionRun
 												 * transaction */
 	int			nheld;
 	bool		holds_walk;		/* retention_try_lock_walk() */
+	uint64		segments;		/* of the table that a walk holds, as bits ... */
+	uint64		walked;			/* ... those that go at the commit ... */
+	uint64		marked;			/* ... and that went */
 	int64		began;			/* the transaction, by retention_clock() */
 	int64		rows;			/* deleted in it */
 	int64		paced_until;
@@ -62,6 +68,11 @@ extern bool retention_transaction_lock_again(RetentionRun *run, Datum tenant);
 extern void retention_transaction_unlock(RetentionRun *run, int keep);
 extern bool retention_transaction_lock_walk(RetentionRun *run);
 extern void retention_transaction_unlock_walk(RetentionRun *run);
+extern bool retention_transaction_lock_segment(RetentionRun *run,
+											   uint32 segment, bool again);
+extern void retention_transaction_leave_segment(RetentionRun *run,
+												uint32 segment);
+extern void retention_transaction_unlock_segments(RetentionRun *run);
 extern void retention_transaction_unlock_one(RetentionRun *run, int number);
 extern void retention_transaction_unlock_down(RetentionRun *run, int most);
 extern void retention_transaction_commit(RetentionRun *run, bool keep_last);

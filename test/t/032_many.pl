@@ -309,6 +309,84 @@ foreach my $hours (1, 12)
 	is(verdict($node), '0|0', "$name: the next run does the rest");
 }
 
+# ---- A run beside the walk of another, which had no policy for one of the tenants: it
+# claims no tenant who may have rows in a part of the table that it did not see.
+{
+	my $name = 'late tenant beside a walk';
+	my $late = q{SELECT count(*) FROM oracle JOIN executions USING (id) WHERE goes AND oracle.tenant_id = md5('tenant60')::uuid};
+
+	refill(12);
+	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+		"$name: the other walks");
+	$node->safe_psql('postgres', q{INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep)
+		VALUES (md5('tenant60')::uuid, 5, 0)});
+	remember($node);
+	like(walk_of('', $name), qr/walks over \d+ blocks for 59 tenants/, "$name: it is due");
+	cmp_ok($node->safe_psql('postgres', $late), '>', 0, "$name: the table is in the other's hands");
+	is(last_run($node, 'status, tenants + tenants_busy = tenants_due, tenants_busy > 40'), 'succeeded|t|t',
+		"$name: it leaves the tenants to the other");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.last_complete_run() WHERE id = (SELECT max(id) FROM retention.run_history)'),
+		'0', "$name: it is no complete run");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_until_over($run, $name);
+	finish_run($run);
+	run($node, '', name => "$name: the next run");
+	is(verdict($node), '0|0', "$name: the next run does the rest");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.last_complete_run() WHERE id = (SELECT max(id) FROM retention.run_history)'),
+		'1', "$name: and is complete");
+}
+
+# ---- The same where the table has three parts: the other stands in the second, and is done with
+# the first, which the run looks at once more.
+{
+	my $name = 'late tenant, three parts';
+	my $holder = $node->background_psql('postgres');
+
+	refill(12);
+	$node->safe_psql('postgres', q{
+		INSERT INTO executions SELECT id + 100000, tenant_id, started_at + interval '1 minute', created_at + interval '1 minute' FROM executions;
+		UPDATE executions SET filler = repeat('.', 700);
+		CLUSTER executions USING executions_pkey;
+		CREATE TABLE parts AS SELECT id, (ctid::text::point)[0]::bigint * 3 / (pg_relation_size('executions') / 8192) AS part FROM executions});
+	my $blocks = $node->safe_psql('postgres', q{SELECT pg_relation_size('executions') / 8192});
+	ok($blocks >= 3 * 256 && $blocks < 4 * 256, "$name: of $blocks blocks");
+	remember($node);
+	# one in the middle of the second part
+	my $stop = $node->safe_psql('postgres', 'SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY id) FROM oracle JOIN parts USING (id) WHERE goes AND part = 1');
+	$node->safe_psql('postgres', qq{
+		CREATE FUNCTION stop_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS
+		\$\$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END \$\$;
+		CREATE TRIGGER stop_here AFTER DELETE ON executions FOR EACH ROW WHEN (OLD.id = $stop) EXECUTE FUNCTION stop_here()});
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	my $run = start_run($node, 'batch_size => 100');
+	wait_until_stopped($run, $name);
+	# a policy that waits for no walk
+	$node->safe_psql('postgres', q{SET session_replication_role = replica;
+		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep)
+		VALUES (md5('tenant60')::uuid, 5, 0);
+		UPDATE oracle SET goes = true WHERE tenant_id = md5('tenant60')::uuid AND t < cutoff_of(5)});
+	my $late = q{SELECT string_agg(part || ':' || (n > 0), ' ' ORDER BY part) FROM (
+		SELECT part, count(e.id) AS n FROM oracle JOIN parts USING (id) LEFT JOIN executions AS e USING (id)
+		WHERE goes AND oracle.tenant_id = md5('tenant60')::uuid GROUP BY part) AS x};
+	is($node->safe_psql('postgres', $late), '0:true 1:true 2:true', "$name: it has rows in each");
+	like(walk_of('', $name), qr/walks over \d+ blocks for 59 tenants/, "$name: it is due");
+	is($node->safe_psql('postgres', $late), '0:false 1:true 2:false', "$name: only the part in the other's hands still has some");
+	is(last_run($node, 'status, tenants + tenants_busy = tenants_due, tenants_busy > 20'), 'succeeded|t|t',
+		"$name: it leaves tenants to the other");
+	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
+	wait_until_over($run, $name);
+	finish_run($run);
+	$holder->quit;
+	run($node, '', name => "$name: the next run");
+	is(verdict($node), '0|0', "$name: the next run does the rest");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.last_complete_run() WHERE id = (SELECT max(id) FROM retention.run_history)'),
+		'1', "$name: and is complete");
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks
+			WHERE locktype = 'advisory' AND objsubid BETWEEN 7265 AND 7268}), '0', "$name: no lock is left");
+	$node->safe_psql('postgres', 'DROP TRIGGER stop_here ON executions; DROP FUNCTION stop_here(); DROP TABLE parts');
+}
+
 # ---- Somebody holds many policies: one word, and the others are noted.
 {
 	my $name = 'held policies';
