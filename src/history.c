@@ -126,10 +126,14 @@ static const RetentionStatement interrupt_statement = {
 	.argtypes = {TIMESTAMPTZOID}
 };
 
-/* The totals of what goes are kept, in the same statement. */
+/*
+ * The totals of what goes are kept, in the same statement.  A run that goes on
+ * stays, however old it is: it has more to write.
+ */
 static const RetentionStatement prune_statement = {
 	.text = "WITH gone AS (DELETE FROM retention.run_history"
-	" WHERE started_at OPERATOR(pg_catalog.<) $1 RETURNING *),"
+	" WHERE started_at OPERATOR(pg_catalog.<) $1"
+	" AND status OPERATOR(pg_catalog.<>) 'running' RETURNING *),"
 	" details AS (DELETE FROM retention.run_tenant AS t USING gone"
 	" WHERE t.run_id OPERATOR(pg_catalog.=) gone.id)"
 	" INSERT INTO retention.run_pruned AS p SELECT g.status, pg_catalog.count(*),"
@@ -431,8 +435,8 @@ retention_history_interrupt(Oid history, Oid writer)
 }
 
 /*
- * Removes what is known about runs that started before this time, but for
- * their totals.
+ * Removes what is known about runs that started before this time and are over,
+ * but for their totals.
  */
 void
 retention_history_prune(Oid history, Oid writer, TimestampTz before)

@@ -356,6 +356,33 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 			WHERE r.pid = 1 GROUP BY r.id}), 'failed|1', 'pruning: by retention.history_days');
 }
 
+# ---- A run that goes on longer than history is kept: its row stays until it has ended.
+{
+	my $holder = $node->background_psql('postgres');
+	my $tenant = '99999999-0000-4000-8000-000000000001';
+	my $ours = "FROM retention.run_history AS r LEFT JOIN retention.run_tenant AS t ON t.run_id = r.id WHERE r.pid";
+
+	$node->safe_psql('postgres', rows_of($tenant, 100, newest => 40, first => 900001) . policy($tenant, 30, 0));
+	mischief($node, 900050 => 'wait');
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	my $run = start_run($node, 'batch_size => 10');
+	wait_until_stopped($run, 'long run');
+	$node->safe_psql('postgres', "UPDATE retention.run_history SET started_at = now() - interval '11 days' WHERE pid = $run->{pid}");
+	run($node, '', before => 'SET retention.history_days = 10', name => 'long run: pruning beside it');
+	is($node->safe_psql('postgres', "SELECT r.status, t.rows_deleted $ours = $run->{pid}"), 'running|40',
+		'long run: it is still there');
+	$holder->quit;
+	wait_until_over($run, 'long run');
+	unlike(finish_run($run), qr/WARNING|ERROR/, 'long run: ends well');
+	is($node->safe_psql('postgres', "SELECT r.status, r.rows_deleted, t.rows_deleted $ours = $run->{pid}"), 'succeeded|100|100',
+		'long run: what it did is on record');
+	run($node, '', before => 'SET retention.history_days = 10', name => 'long run: pruning after it');
+	is($node->safe_psql('postgres', "SELECT count(*) $ours = $run->{pid}"), '0', 'long run: gone when it is over');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_tenant WHERE run_id NOT IN (SELECT id FROM retention.run_history)'),
+		'0', 'long run: no details without a run');
+	mischief($node);
+}
+
 # ---- The log.
 {
 	my $at = -s $node->logfile;
