@@ -2193,6 +2193,7 @@ COMMENT ON VIEW retention.scheduled_jobs IS
 REVOKE EXECUTE ON FUNCTION
 	@extschema@.cleanup_old_executions(uuid, integer, integer, integer),
 	@extschema@.update_execution_retention_policies_updated_at(),
+	retention.hold_walks(),
 	retention.attach(regclass)
 FROM PUBLIC;
 

@@ -8,7 +8,7 @@ SET client_min_messages = warning;
 CREATE TABLE executions (id bigserial PRIMARY KEY, tenant_id uuid NOT NULL, started_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now());
 CREATE EXTENSION retention;
-SELECT plan(6);
+SELECT plan(9);
 
 CREATE VIEW member AS
 SELECT d.classid, d.objid, o.type || ' ' || replace(o.identity, 'pg_catalog.', '') AS name
@@ -56,7 +56,7 @@ INSERT INTO expected VALUES
     ('function retention.get_policy(uuid)', 'PUBLIC: EXECUTE'),
     ('function retention.has_cron()', 'PUBLIC: EXECUTE'),
     ('function retention.health()', 'PUBLIC: EXECUTE'),
-    ('function retention.hold_walks()', 'PUBLIC: EXECUTE'),
+    ('function retention.hold_walks()', '-'),
     ('function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.job_command(text)', 'PUBLIC: EXECUTE'),
@@ -112,10 +112,24 @@ SELECT set_eq($$SELECT e.name FROM expected e JOIN member m USING (name) JOIN pg
         WHERE e.who ~ 'PUBLIC' AND p.provolatile = 'v'$$,
     ARRAY['function retention."check"()', 'function retention.check_schedule()', 'function retention.health()',
         'function retention.run_is_alive(bigint)', 'function retention.run_status(bigint)', 'function retention.lock_tenant(uuid)',
-        'function retention.hold_walks()',
         'function retention.is_due(uuid,timestamp with time zone,timestamp with time zone,tid)',
         'function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)'],
     'what is VOLATILE and open to PUBLIC: it reads, or needs DELETE on executions');
+
+-- Whoever may change policies holds up walks as long as the change takes; nobody does so with a trigger of his own.
+CREATE ROLE retention_editor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON execution_retention_policies TO retention_editor;
+SELECT lives_ok($$SET LOCAL ROLE retention_editor;
+        INSERT INTO execution_retention_policies (tenant_id) VALUES ('00000000-0000-4000-8000-0000000000e1');
+        UPDATE execution_retention_policies SET retention_days = 31 WHERE tenant_id = '00000000-0000-4000-8000-0000000000e1';
+        DELETE FROM execution_retention_policies WHERE tenant_id = '00000000-0000-4000-8000-0000000000e1';
+        RESET ROLE$$, 'a role without EXECUTE on hold_walks() changes policies');
+SELECT is(count(*), 1::bigint, 'and runs that walk are held up meanwhile')
+FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 7268 AND pid = pg_backend_pid() AND mode = 'RowExclusiveLock';
+SELECT throws_ok($$SET LOCAL ROLE retention_editor;
+        CREATE TEMP TABLE mine (i int);
+        CREATE TRIGGER t BEFORE INSERT ON mine EXECUTE FUNCTION retention.hold_walks()$$,
+    '42501', 'permission denied for function retention.hold_walks', 'the role puts it on no table of its own');
 
 SELECT * FROM finish();
 ROLLBACK;

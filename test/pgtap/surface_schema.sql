@@ -30,7 +30,7 @@ INSERT INTO declared VALUES
     ('get_policy(uuid)', 's', true),
     ('has_cron()', 's', true),
     ('health()', 'v', true),
-    ('hold_walks()', 'v', true),
+    ('hold_walks()', 'v', false),
     ('is_due(uuid,timestamp with time zone,timestamp with time zone,tid)', 'v', true),
     ('is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'v', true),
     ('job_command(text)', 's', true),
