@@ -401,7 +401,8 @@ read_arguments(FunctionCallInfo fcinfo, RetentionRun *run)
 		run->record.only_tenant = tenant;
 	}
 	run->force = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
-	limits->max_runtime = PG_ARGISNULL(2) ? retention_max_runtime * 1000L :
+	limits->max_runtime = PG_ARGISNULL(2) ?
+		retention_max_runtime * INT64CONST(1000) :
 		interval_microseconds(fcinfo, 2, "max_runtime");
 
 	limits->max_rows_per_second = PG_ARGISNULL(3) ?
@@ -412,7 +413,7 @@ read_arguments(FunctionCallInfo fcinfo, RetentionRun *run)
 				 errmsg("argument \"max_rows_per_second\" must not be negative"),
 				 errhint("0 means no limit.")));
 
-	limits->max_lag_bytes = retention_max_replication_lag * 1024L;
+	limits->max_lag_bytes = retention_max_replication_lag * INT64CONST(1024);
 	if (!PG_ARGISNULL(4))
 	{
 		int			kilobytes;
@@ -424,10 +425,11 @@ read_arguments(FunctionCallInfo fcinfo, RetentionRun *run)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("argument \"max_replication_lag\" must be an amount of WAL"),
 					 errhint("Write it like '64MB'; '0' means no limit.")));
-		limits->max_lag_bytes = kilobytes * 1024L;
+		limits->max_lag_bytes = kilobytes * INT64CONST(1024);
 	}
 
-	limits->pause = PG_ARGISNULL(5) ? retention_pause_between_batches * 1000L :
+	limits->pause = PG_ARGISNULL(5) ?
+		retention_pause_between_batches * INT64CONST(1000) :
 		interval_microseconds(fcinfo, 5, "pause_between_batches");
 
 	run->most_batch_size = PG_ARGISNULL(6) ? retention_batch_size :
