@@ -492,7 +492,7 @@ $$;
 
 CREATE FUNCTION retention.last_complete_run(
 	tenant uuid DEFAULT NULL,
-	after timestamptz DEFAULT NULL,
+	least_id bigint DEFAULT 0,
 	OUT id bigint,
 	OUT started_at timestamptz)
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -504,7 +504,7 @@ AS $$
 	FROM retention.run_history AS r
 	WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
 		AND r.stop_reason = 'done' AND r.tenants_busy = 0
-		AND (after IS NULL OR r.started_at > after)
+		AND r.id >= least_id
 		AND NOT EXISTS (SELECT FROM retention.run_tenant AS t
 			WHERE t.run_id = r.id AND t.tenant_id = tenant
 				AND (t.rows_skipped_locked > 0 OR t.rows_kept > 0
@@ -664,14 +664,16 @@ SET lock_timeout = '1s'
 AS $$
 DECLARE
 	patience interval := retention.patience();
+	-- before it, nothing matters any more
+	first_run bigint := (SELECT min(r.id) FROM retention.run_history AS r
+		WHERE r.started_at > now() - 3 * patience);
 BEGIN
 	-- as in retention.status, but one error decides for all tenants
 	WITH due AS MATERIALIZED (
 		SELECT p.tenant_id, o.overdue,
 			now() - greatest(now() - o.overdue, p.updated_at,
 				CASE WHEN l.left_some THEN (SELECT c.started_at
-						FROM retention.last_complete_run(p.tenant_id,
-							now() - least(o.overdue, 3 * patience)) AS c)
+						FROM retention.last_complete_run(p.tenant_id, first_run) AS c)
 					ELSE complete.started_at END) AS unattended
 		FROM retention.due_tenants(patience) AS t
 			JOIN @extschema@.execution_retention_policies AS p
@@ -1574,7 +1576,9 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			WHERE r.only_tenant IS NULL AND r.status IN ('succeeded', 'partial')
 			ORDER BY r.id DESC LIMIT 3) AS l
 	), patience AS MATERIALIZED (
-		SELECT retention.patience() AS value
+		SELECT v.value, (SELECT min(r.id) FROM retention.run_history AS r
+				WHERE r.started_at > now() - 3 * v.value) AS first_run
+		FROM (SELECT retention.patience() AS value) AS v
 	)
 	SELECT p.tenant_id, p.is_enabled, p.retention_days,
 		p.min_executions_to_keep, p.last_cleanup_at,
@@ -1598,7 +1602,7 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 								OR r.sqlstate IS NOT NULL))
 					THEN (SELECT c.started_at
 						FROM retention.last_complete_run(p.tenant_id,
-							now() - least(o.overdue, 3 * patience.value)) AS c)
+							patience.first_run) AS c)
 					ELSE complete.started_at END)) AS known (t)
 				-- not a time that is yet to come
 				WHERE t <= now() AND isfinite(t)) END AS since OFFSET 0) AS w
@@ -2106,8 +2110,8 @@ COMMENT ON FUNCTION retention.run_status(bigint) IS
 	'Status of a run that is on record as running: interrupted when its session is gone';
 COMMENT ON FUNCTION retention.patience() IS
 	'How long rows may be due before that is a warning: twice the usual time between runs, at least 2 days';
-COMMENT ON FUNCTION retention.last_complete_run(uuid, timestamptz) IS
-	'The last run that dealt with every tenant, started after this time and left nothing of this tenant but what foreign keys protect; NULLs: none. NULL means any time, and whatever was left.';
+COMMENT ON FUNCTION retention.last_complete_run(uuid, bigint) IS
+	'The last run, of this number or a later one, that dealt with every tenant and left nothing of this tenant but what foreign keys protect; NULLs: none. Without a tenant: whatever was left.';
 COMMENT ON FUNCTION retention.overdue_totals() IS
 	'What is overdue over all enabled policies; known is false when that cannot be found out';
 COMMENT ON FUNCTION retention.due(uuid, integer, integer) IS

@@ -220,20 +220,20 @@ load_request(FunctionCallInfo fcinfo, Cleanup *cleanup)
 }
 
 /*
- * Would another batch, as long as the longest so far, run into the time limit
- * of the statement?
+ * How many microseconds are left before a batch as long as the longest so far
+ * would run into the time limit of the statement?  Not positive: none.
  */
-static bool
-is_out_of_time(const Cleanup *cleanup, TimestampTz longest)
+static int64
+time_left(const Cleanup *cleanup, TimestampTz longest)
 {
 	TimestampTz deadline = retention_compat_deadline();
 	TimestampTz reserve;
 
 	if (deadline == 0)
-		return false;
+		return PG_INT64_MAX;
 	reserve = (deadline - cleanup->started) / TIME_RESERVE_PART;
 	reserve = Min(reserve, USECS_PER_SEC);
-	return GetCurrentTimestamp() + 2 * longest + reserve >= deadline;
+	return deadline - reserve - 2 * longest - GetCurrentTimestamp();
 }
 
 /*
@@ -286,17 +286,19 @@ clean_tenant(const RetentionTarget *target, Cleanup *cleanup)
 	{
 		TimestampTz before = GetCurrentTimestamp();
 		RetentionResult result;
+		int64		left = time_left(cleanup, longest);
 
 		cleanup->has_more = true;
 		if (retention_max_batches_per_call > 0 &&
 			cleanup->batches >= retention_max_batches_per_call)
 			cleanup->stop_reason = STOP_MAX_BATCHES;
-		else if (is_out_of_time(cleanup, longest))
+		else if (left <= 0)
 			cleanup->stop_reason = STOP_TIME;
 		if (cleanup->stop_reason != STOP_DONE)
 			break;
 		cleanup->has_more = false;
 
+		batch.patience_ms = Min(batch.patience_ms, 1 + left / 1000);
 		retention_batch_execute(target, cleanup->tenant, &batch, &result);
 		retention_plan_advance(plan, &batch, &result);
 		if (result.waited)

@@ -30,8 +30,9 @@
 #define IMPATIENCE_MS 10
 
 /*
- * How long a batch may go around them by trial, in microseconds, while it holds
- * the rows that it has deleted, and what stays is not looked at again.
+ * How long a batch may go around them by trial, in microseconds.  It holds what
+ * it has deleted meanwhile, and what stays is not looked at again: the rest is
+ * left to another batch.
  */
 #define AROUND_MOST (200 * 1000)
 
@@ -42,7 +43,8 @@ typedef struct Work
 	Datum		tenant;
 	const RetentionBatch *batch;
 	RetentionResult *result;	/* of the whole batch */
-	int64		around_until;	/* no more trials from then on, by our clock */
+	int64		around_until;	/* when it has taken long, by our clock */
+	int			ndone;			/* how many of its places are dealt with */
 
 	/* of the step that is under way, which may still fail */
 	RetentionPlace *places;
@@ -286,42 +288,48 @@ try_step(Work *work, void (*step) (void *arg), RetentionPlace *places,
 }
 
 /*
+ * Has the batch taken long, and come to some of its rows?
+ */
+static bool
+is_late(const Work *work)
+{
+	return work->ndone > 0 && retention_clock() >= work->around_until;
+}
+
+/*
  * Deletes what can be deleted of the rows at these places, by halves: for
  * callers who may not lock rows, and where what is in the way is not a lock on
  * the rows themselves but concerns what goes with them (a foreign key, a
- * cascade, a trigger).  When that has taken long, rows that are not found free
- * at once are left, beside a locked one free ones.
+ * cascade, a trigger).  In their order, until it is late.
  */
 static void
 delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
 {
 	Outcome		outcome;
-	bool		is_late;
 
 	CHECK_FOR_INTERRUPTS();
-	is_late = retention_clock() >= work->around_until;
-	outcome = try_step(work, delete_places, places, nplaces,
-					   is_late ? 1 : IMPATIENCE_MS);
-	if (outcome == STEP_DONE)
+	if (is_late(work))
 		return;
-	if (outcome == STEP_LOCKED && is_late)
-		work->result->skipped_locked += nplaces;
-	else if (nplaces > 1)
+	outcome = try_step(work, delete_places, places, nplaces,
+					   Min(IMPATIENCE_MS, work->batch->patience_ms));
+	if (outcome != STEP_DONE && nplaces > 1)
 	{
 		delete_by_halves(work, places, nplaces / 2);
 		delete_by_halves(work, places + nplaces / 2, nplaces - nplaces / 2);
+		return;
 	}
-	else if (outcome == STEP_LOCKED)
+	work->ndone += nplaces;
+	if (outcome == STEP_LOCKED)
 		work->result->skipped_locked++;
-	else
+	else if (outcome == STEP_PROTECTED)
 		work->result->skipped_protected++;
 }
 
 /*
  * Deletes the rows at these sorted places but for those that others hold or
- * that a foreign key protects.
+ * that a foreign key protects.  Returns how many it has come to.
  */
-static void
+static int
 delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 			  int nplaces)
 {
@@ -331,26 +339,30 @@ delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 	may_lock = obstacle == STEP_LOCKED &&
 		pg_class_aclcheck(work->target->relid, GetUserId(),
 						  ACL_UPDATE) == ACLCHECK_OK;
-	while (nplaces > 0)
+	while (work->ndone < nplaces && !is_late(work))
 	{
-		int			count = retention_places_count_alike(places, nplaces,
-														 nplaces);
+		RetentionPlace *next = places + work->ndone;
+		int			count;
 
-		if (!may_lock ||
-			try_step(work, delete_unlocked_places, places, count,
-					 IMPATIENCE_MS) != STEP_DONE)
-			delete_by_halves(work, places, count);
-		places += count;
-		nplaces -= count;
+		count = retention_places_count_alike(next, nplaces - work->ndone,
+											 nplaces);
+		if (may_lock &&
+			try_step(work, delete_unlocked_places, next, count,
+					 Min(IMPATIENCE_MS,
+						 work->batch->patience_ms)) == STEP_DONE)
+			work->ndone += count;
+		else
+			delete_by_halves(work, next, count);
 	}
+	return work->ndone;
 }
 
 /*
  * Carries out a batch and says what became of it.  All of it is done when this
  * returns, except for rows that others hold (skipped_locked), that a foreign
  * key protects (skipped_protected) or that a trigger kept; or nothing of it is,
- * when this has waited for others, who may have changed what stays (waited).
- * An error is thrown, with nothing of the batch done, once the caller's
+ * when this has waited for others, who may have changed what stays (waited);
+ * or, when that took long, not what is left of its places (rest).  An error is thrown, with nothing of the batch done, once the caller's
  * transaction or subtransaction is rolled back.
  *
  * The caller is connected to SPI, inside a scope, and holds ROW EXCLUSIVE on
@@ -364,6 +376,7 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	Work		work = {0};
 	RetentionPlace *places = batch->places;
 	int			nplaces = batch->nplaces;
+	int			done;
 	Outcome		obstacle;
 
 	memset(result, 0, sizeof(*result));
@@ -397,5 +410,7 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 		PopActiveSnapshot();
 		retention_places_sort(places, nplaces);
 	}
-	delete_around(&work, obstacle, places, nplaces);
+	done = delete_around(&work, obstacle, places, nplaces);
+	result->rest = places + done;
+	result->nrest = nplaces - done;
 }

@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -83,6 +85,17 @@ typedef struct Retry
 	int64		planned[RETENTION_MAX_LEGS];
 } Retry;
 
+/* What batches that took too long have not come to, by their places. */
+typedef struct Rest
+{
+	TimestampTz from;
+	TimestampTz to;
+	bool		is_retry;
+	RetentionPlace *places;
+	int			count;
+	int			next;
+} Rest;
+
 struct RetentionPlan
 {
 	const RetentionTarget *target;
@@ -104,6 +117,7 @@ struct RetentionPlan
 	int64		windows_at;		/* when they were filled, by our clock ... */
 	int			window_batches; /* ... and next time, for so many batches */
 	Ties		ties;
+	Rest		rest;
 	Retry	   *retries;
 	int			nretries;
 	int			next_retry;
@@ -430,6 +444,8 @@ static void
 move_to(RetentionPlan *plan, TimestampTz time)
 {
 	plan->position = time;
+	/* windows that were forgotten end before it */
+	plan->window_end = Max(plan->window_end, time);
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 		plan->windows[leg].next += count_before(&plan->windows[leg], time);
 }
@@ -673,6 +689,54 @@ next_ties(RetentionPlan *plan, RetentionBatch *batch)
 }
 
 /*
+ * The next places of the rest, as far as they are still below the limit.
+ * Returns false, and the rest is forgotten, when none is.
+ */
+static bool
+next_rest(RetentionPlan *plan, RetentionBatch *batch)
+{
+	Rest	   *rest = &plan->rest;
+
+	if (plan->boundary.limit <= rest->from)
+	{
+		rest->next = rest->count;
+		return false;
+	}
+	memset(batch, 0, sizeof(*batch));
+	batch->from = rest->from;
+	batch->to = Min(rest->to, plan->boundary.limit);
+	batch->places = &rest->places[rest->next];
+	batch->nplaces = retention_places_count_alike(batch->places,
+												  rest->count - rest->next,
+												  plan->options.batch_size);
+	batch->planned[batch->places[0].leg] = batch->nplaces;
+	batch->is_retry = rest->is_retry;
+	batch->is_rest = true;
+	return true;
+}
+
+/*
+ * Keeps what a batch of a range has not come to.
+ */
+static void
+keep_rest(RetentionPlan *plan, const RetentionBatch *batch,
+		  const RetentionResult *result)
+{
+	Rest	   *rest = &plan->rest;
+	Size		size = result->nrest * sizeof(RetentionPlace);
+
+	if (rest->places != NULL)
+		pfree(rest->places);
+	rest->places = MemoryContextAllocHuge(plan->context, size);
+	memcpy(rest->places, result->rest, size);
+	rest->count = result->nrest;
+	rest->next = 0;
+	rest->from = batch->from;
+	rest->to = batch->to;
+	rest->is_retry = batch->is_retry;
+}
+
+/*
  * The next range in which rows were locked, as far as it is still below the
  * limit.  Returns false when there is none, or when it is the boundary's
  * instant: then plan->ties is active.
@@ -709,23 +773,27 @@ next_retry(RetentionPlan *plan, RetentionBatch *batch)
 }
 
 /*
- * How long the batch may wait for row locks, in milliseconds: briefly in the
+ * How long the batch may wait for a row lock, in milliseconds: briefly in the
  * first place; the rows that are left then share a longer wait, after which
  * what stays is looked at again.
  */
 static int
 patience(RetentionPlan *plan, const RetentionBatch *batch)
 {
+	int			most = RETENTION_ROW_LOCK_PATIENCE_MS;
 	int64		now;
 
-	if (!batch->wait_first)
-		return Min(RETENTION_ROW_LOCK_PATIENCE_MS,
-				   plan->options.lock_timeout_ms);
+	if (batch->is_rest)
+		return 1;
+	if (!batch->is_retry)
+		return Min(most, plan->options.lock_timeout_ms);
 	now = retention_clock();
 	if (plan->retry_deadline == 0)
 		plan->retry_deadline = now +
 			plan->options.lock_timeout_ms * INT64CONST(1000);
-	return Max(1, (plan->retry_deadline - now) / 1000);
+	if (batch->wait_first)
+		most = INT_MAX;
+	return Max(1, Min(most, (plan->retry_deadline - now) / 1000));
 }
 
 /*
@@ -747,7 +815,9 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 		CHECK_FOR_INTERRUPTS();
 		refresh_boundary(plan);
 
-		if (plan->ties.active)
+		if (plan->rest.next < plan->rest.count)
+			found = next_rest(plan, batch);
+		else if (plan->ties.active)
 			found = next_ties(plan, batch);
 		else if (plan->position < plan->boundary.limit)
 			found = next_range(plan, batch);
@@ -803,13 +873,14 @@ remember_retry(RetentionPlan *plan, const RetentionBatch *batch)
 
 /*
  * Goes past a batch that was carried out with this result; one that has waited
- * for others is asked for again.
+ * for others is asked for again, and the rest of one that took long comes next.
  */
 void
 retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 					   const RetentionResult *result)
 {
-	plan->has_waited = result->waited;
+	/* what comes after a rest is, if a retry, the same one */
+	plan->has_waited = result->waited || result->nrest > 0;
 	if (result->waited)
 	{
 		/* whoever held the rows may have changed what stays */
@@ -822,13 +893,23 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 	if (result->skipped_locked > 0 && !batch->is_retry)
 		remember_retry(plan, batch);
 
+	if (batch->is_rest)
+	{
+		plan->rest.next += batch->nplaces - result->nrest;
+		return;
+	}
 	if (batch->places != NULL)
 	{
-		plan->ties.next += batch->nplaces;
+		int			done = batch->nplaces - result->nrest;
+
+		plan->ties.next += done;
 		plan->ties.passed[batch->places[0].leg] +=
-			Max(0, batch->nplaces - result->deleted);
+			Max(0, done - result->deleted);
+		return;
 	}
-	else if (batch->is_retry)
+	if (result->nrest > 0)
+		keep_rest(plan, batch, result);
+	if (batch->is_retry)
 	{
 		/* what the boundary cut off the range comes next */
 		plan->retries[plan->next_retry].from = batch->to;

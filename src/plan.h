@@ -28,6 +28,7 @@ typedef struct RetentionBatch
 	int			patience_ms;	/* how long to wait for a row lock */
 	bool		wait_first;		/* wait, and let the batch be found again */
 	bool		is_retry;
+	bool		is_rest;		/* of a batch that took too long */
 	bool		skip_protected; /* else a foreign key violation is an error */
 } RetentionBatch;
 
@@ -40,6 +41,9 @@ typedef struct RetentionResult
 	int64		kept;			/* a trigger or row-level security kept them */
 	bool		waited;			/* for rows of others, and has done nothing:
 								 * the batch is to be found again */
+	RetentionPlace *rest;		/* what it has not come to, in memory of the
+								 * batch */
+	int			nrest;
 	TimestampTz oldest;			/* effective times of what was deleted */
 	TimestampTz newest;
 } RetentionResult;

@@ -49,6 +49,20 @@ record_tenant(RetentionRun *run, RetentionUnit *unit)
 }
 
 /*
+ * Begins with a unit, or begins with it again; what a plan that is not made
+ * again has met does not count any more.
+ */
+static bool
+begin_unit(RetentionRun *run, RetentionUnit *unit)
+{
+	int64		skipped = unit->record.skipped_protected;
+	bool		ok = retention_unit_begin(unit);
+
+	run->record.skipped_protected -= skipped - unit->record.skipped_protected;
+	return ok;
+}
+
+/*
  * Carries out the batches of a unit until none is left, an error, or a reason
  * to stop, which it returns.
  */
@@ -70,7 +84,7 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 		if (ok && unit->result.waited)
 		{
 			/* whoever was waited for may have changed the policy as well */
-			ok = retention_unit_begin(unit);
+			ok = begin_unit(run, unit);
 			if (ok)
 				continue;
 		}
@@ -79,7 +93,10 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 			attempts = 1;
 			count_batch(run, unit);
 			ok = retention_unit_next(unit);
-			if (ok && (!unit->has_batch || !retention_transaction_is_full(run)))
+			/* one that took long is committed */
+			if (ok && (!unit->has_batch ||
+					   !(retention_transaction_is_full(run) ||
+						 unit->result.nrest > 0)))
 				continue;
 		}
 		if (!ok && (!retention_unit_may_succeed(unit) ||
@@ -102,7 +119,7 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 			retention_unit_start_over(unit);
 		}
 		unit->batch_size = run->batch_size;
-		ok = retention_unit_begin(unit);
+		ok = begin_unit(run, unit);
 	}
 }
 

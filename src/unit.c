@@ -99,8 +99,7 @@ step_begin(void *arg)
 		return;
 	}
 	if (unit->plan != NULL)
-		retention_plan_end(unit->plan);
-	unit->plan = NULL;
+		retention_unit_start_over(unit);
 
 	options.cutoff = retention_cutoff_before(unit->now, policy.retention_days);
 	options.min_to_keep = policy.min_to_keep;

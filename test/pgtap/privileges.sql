@@ -61,7 +61,7 @@ INSERT INTO expected VALUES
     ('function retention.is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'PUBLIC: EXECUTE'),
     ('function retention.job_command(text)', 'PUBLIC: EXECUTE'),
     ('function retention.job_name(text)', 'PUBLIC: EXECUTE'),
-    ('function retention.last_complete_run(uuid,timestamp with time zone)', 'PUBLIC: EXECUTE'),
+    ('function retention.last_complete_run(uuid,bigint)', 'PUBLIC: EXECUTE'),
     ('function retention.list_policies()', 'PUBLIC: EXECUTE'),
     ('function retention.lock_tenant(uuid)', 'PUBLIC: EXECUTE'),
     ('function retention.oldest_due(uuid,integer,integer)', 'PUBLIC: EXECUTE'),

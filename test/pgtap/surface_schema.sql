@@ -35,7 +35,7 @@ INSERT INTO declared VALUES
     ('is_due(uuid,timestamp without time zone,timestamp without time zone,tid)', 'v', true),
     ('job_command(text)', 's', true),
     ('job_name(text)', 's', true),
-    ('last_complete_run(uuid,timestamp with time zone)', 's', true),
+    ('last_complete_run(uuid,bigint)', 's', true),
     ('list_policies()', 's', true),
     ('lock_tenant(uuid)', 'v', true),
     ('oldest_due(uuid,integer,integer)', 's', true),

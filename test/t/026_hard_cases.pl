@@ -745,37 +745,84 @@ foreach my $when ('BEFORE', 'AFTER')
 	$_->quit for $gate, $runner;
 }
 
-# ---- A role that may not lock rows finds the free ones by trial, and not for long.
+# ---- Many rows of one instant that stay, for longer than times looked up are good.
 {
-	my $db = 'many_held';
+	my $db = 'ties_held';
 
-	make_db($db, "SELECT give(1, 2000);
-		CREATE TABLE gone (id bigint, at timestamptz, xact timestamptz);
+	make_db($db, "SELECT give(1, 120);
+		UPDATE executions SET started_at = now() - interval '500 days' WHERE id <= 100");
+	my ($holder) = open_session($db);
+	my ($cleaner) = open_session($db);
+
+	$holder->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM executions WHERE id <= 100 FOR UPDATE) AS l');
+	my ($out, $messages) = run_statement($cleaner, "SET statement_timeout = '120s';
+		SELECT deleted_count, execution_summary ->> 'skipped_locked'
+		FROM cleanup_old_executions('$t[1]', 30, 0, 5)");
+	is($out, '20|100', 'ties held: the call goes past them, once');
+	is($messages, '', 'ties held: and ends');
+	$_->quit for $holder, $cleaner;
+}
+
+# ---- Where rows cannot be asked for their locks, the free ones are found by trial.
+{
+	my $db = 'by_trial';
+
+	make_db($db, "SELECT give(1, 1000);
+		CREATE TABLE gone (id bigint, xid bigint);
 		CREATE FUNCTION write_down() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS \$\$
-		BEGIN INSERT INTO public.gone VALUES (OLD.id, clock_timestamp(), now()); RETURN NULL; END \$\$;
+		BEGIN INSERT INTO public.gone VALUES (OLD.id, txid_current()); RETURN NULL; END \$\$;
 		CREATE TRIGGER write_down AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION write_down();
+		CREATE TABLE part (execution bigint REFERENCES executions ON DELETE CASCADE);
+		CREATE INDEX ON part (execution);
+		INSERT INTO part SELECT id FROM executions WHERE id % 20 = 0;
 		CREATE ROLE cleaner;
 		GRANT SELECT, DELETE ON executions TO cleaner;
-		GRANT SELECT, UPDATE ON execution_retention_policies TO cleaner;
 		GRANT EXECUTE ON FUNCTION cleanup_old_executions TO cleaner");
 	my ($holder) = open_session($db);
 	my ($cleaner) = open_session($db);
 
-	$holder->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM executions WHERE id % 2 = 0 AND id <= 1000 FOR UPDATE) AS l');
-	my ($out) = run_statement($cleaner, "SET ROLE cleaner; SET retention.lock_timeout = '1ms';
-		SELECT execution_summary ->> 'stop_reason',
-			   (execution_summary ->> 'skipped_locked')::int + deleted_count
-		FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
-	is($out, 'locked|2000', 'many held: each row is deleted, or counted as left');
-	sql_is($db, 'SELECT count(*) >= 1000 FROM gone WHERE id > 1000', 't', 'many held: all of the free batch goes');
-	sql_is($db, 'SELECT count(*) FROM gone WHERE id <= 1000 AND id % 2 = 0', '0', 'many held: none that is held');
-	# a thousand trials of 10 ms are 10 s
-	sql_is($db, "SELECT count(*) FROM gone WHERE id <= 1000 AND at > xact + interval '5 s'", '0',
-		'many held: the trials end');
+	# what goes with the rows is held
+	$holder->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM part FOR UPDATE) AS l');
+	run_statement($cleaner, "SET retention.lock_timeout = '50ms'; CALL retention.run()");
+	sql_is($db, 'SELECT status, rows_deleted, rows_skipped_locked FROM last_run', 'succeeded|950|50',
+		'by trial: a run deletes all that are free');
+	sql_is($db, 'SELECT count(*), count(*) FILTER (WHERE id % 20 = 0) FROM gone', '950|0',
+		'by trial: and none that is held');
+	# the trials of a whole batch take seconds
+	sql_is($db, 'SELECT count(DISTINCT xid) > 1 FROM gone', 't', 'by trial: in transactions that do not last as long');
 	$holder->query_safe('COMMIT');
-	($out) = run_statement($cleaner, "SELECT execution_summary ->> 'stop_reason' FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
-	is($out, 'done', 'many held: the next call does the rest');
-	sql_is($db, 'SELECT count(*) FROM executions', '0', 'many held: all of it');
+
+	# the rows themselves are held, and the role may not lock them
+	$node->safe_psql($db, 'TRUNCATE executions, part, gone; TRUNCATE execution_retention_policies;
+		ALTER SEQUENCE executions_id RESTART; SELECT give(1, 1000)');
+	$holder->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM executions WHERE id % 20 = 0 FOR UPDATE) AS l');
+	my ($out) = run_statement($cleaner, "SET ROLE cleaner;
+		SELECT execution_summary ->> 'stop_reason', execution_summary ->> 'skipped_locked', deleted_count
+		FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
+	is($out, 'locked|50|950', 'by trial: a role without UPDATE, too');
+	sql_is($db, 'SELECT count(*), count(*) FILTER (WHERE id % 20 = 0) FROM executions', '50|50',
+		'by trial: which leaves those that are held');
+	$holder->query_safe('COMMIT');
+	($out) = run_statement($cleaner, "SELECT execution_summary ->> 'stop_reason', deleted_count
+		FROM cleanup_old_executions('$t[1]', 30, 0, 1000)");
+	is($out, 'done|50', 'by trial: the next call does the rest');
+	$_->quit for $holder, $cleaner;
+}
+
+# ---- A wait for rows leaves time to end before the statement's.
+{
+	my $db = 'in_time';
+
+	make_db($db, 'SELECT give(1, 200)');
+	my ($holder) = open_session($db);
+	my ($cleaner) = open_session($db);
+
+	$holder->query_safe('BEGIN; SELECT FROM executions WHERE id = 5 FOR UPDATE');
+	my ($out, $messages) = run_statement($cleaner, "SET statement_timeout = '4s'; SET retention.lock_timeout = '180s';
+		SELECT deleted_count, execution_summary ->> 'skipped_locked'
+		FROM cleanup_old_executions('$t[1]', 30, 0, 50)");
+	is($out, '199|1', 'in time: what was done is kept');
+	is($messages, '', 'in time: no error');
 	$_->quit for $holder, $cleaner;
 }
 

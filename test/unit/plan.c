@@ -157,7 +157,8 @@ check_boundary(Round *round)
 }
 
 /*
- * Deletes what a batch says, as batch.c does.
+ * Deletes what a batch says, as batch.c does; now and then it waits instead, or
+ * comes to some of the rows only.
  */
 static void
 carry_out(Round *round, const RetentionBatch *batch, RetentionResult *result)
@@ -167,25 +168,53 @@ carry_out(Round *round, const RetentionBatch *batch, RetentionResult *result)
 	TimestampTz newest = DT_NOBEGIN;
 	TimestampTz newest_gone = DT_NOBEGIN;
 	int64		stay = 0;
+	RetentionPlace *places = batch->places;
+	int			nplaces = batch->nplaces;
 
 	memset(result, 0, sizeof(*result));
+	unit_hold(&comes_back, batch->is_retry || !batch->wait_first, "a wait for nothing");
+	if (batch->wait_first && unit_random(4))
+	{
+		result->waited = true;
+		return;
+	}
+	if (places == NULL)
+	{
+		static RetentionPlace found[MOST_ROWS];
+
+		for (int i = 0; i < unit_nrows; i++)
+		{
+			UnitRow    *row = &unit_rows[i];
+
+			if (row->gone || row->time < batch->from || row->time >= batch->to)
+				continue;
+			Assert(nplaces < MOST_ROWS);
+			found[nplaces].leg = row->leg;
+			found[nplaces].tableoid = row->tableoid;
+			found[nplaces++].tid = row->tid;
+		}
+		retention_places_sort(found, nplaces);
+		places = found;
+	}
+	if (nplaces > 1 && unit_random(4) == 0)
+	{
+		result->nrest = unit_random(nplaces);
+		nplaces -= result->nrest;
+		result->rest = places + nplaces;
+	}
 	for (int i = 0; i < unit_nrows; i++)
 	{
 		UnitRow    *row = &unit_rows[i];
+		bool		named = false;
 
 		if (row->gone || row->time < batch->from || row->time >= batch->to)
 			continue;
-		if (batch->places != NULL)
-		{
-			bool		named = false;
-
-			for (int p = 0; p < batch->nplaces; p++)
-				named = named || (batch->places[p].leg == row->leg &&
-								  batch->places[p].tableoid == row->tableoid &&
-								  ItemPointerEquals(&batch->places[p].tid, &row->tid));
-			if (!named)
-				continue;
-		}
+		for (int p = 0; p < nplaces; p++)
+			named = named || (places[p].leg == row->leg &&
+							  places[p].tableoid == row->tableoid &&
+							  ItemPointerEquals(&places[p].tid, &row->tid));
+		if (!named)
+			continue;
 		row->tried = true;
 		planned[row->leg]++;
 		oldest = Min(oldest, row->time);
@@ -217,7 +246,7 @@ carry_out(Round *round, const RetentionBatch *batch, RetentionResult *result)
 	if (!batch->is_retry)
 		unit_hold(&batches_fit, planned[0] + planned[1] <= round->options.batch_size,
 				  INT64_FORMAT " rows, %d asked", planned[0] + planned[1], round->options.batch_size);
-	if (batch->is_retry)
+	if (batch->is_retry || result->nrest > 0)
 		return;
 	for (int leg = 0; leg < round->target.nlegs; leg++)
 		unit_hold(&well_planned, planned[leg] == batch->planned[leg],
