@@ -39,7 +39,7 @@ sub refill
 		FROM generate_series(1, 60) AS k,
 			 LATERAL (SELECT md5('tenant' || k)::uuid AS tenant) AS x,
 			 generate_series(1, 40 + k) AS n,
-			 LATERAL (SELECT date_trunc('hour', now()) - interval '5 minutes'
+			 LATERAL (SELECT now() - interval '5 minutes'
 						 - CASE WHEN k % 5 = 0 THEN n / 10 * 10 ELSE n END * interval '$hours hours' AS t) AS y
 		ORDER BY n, k;
 		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep, is_enabled)
