@@ -327,9 +327,9 @@ delete_by_halves(Work *work, RetentionPlace *places, int nplaces)
 
 /*
  * Deletes the rows at these sorted places but for those that others hold or
- * that a foreign key protects.  Returns how many it has come to.
+ * that a foreign key protects, until it is late.
  */
-static int
+static void
 delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 			  int nplaces)
 {
@@ -354,7 +354,6 @@ delete_around(Work *work, Outcome obstacle, RetentionPlace *places,
 		else
 			delete_by_halves(work, next, count);
 	}
-	return work->ndone;
 }
 
 /*
@@ -376,7 +375,6 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 	Work		work = {0};
 	RetentionPlace *places = batch->places;
 	int			nplaces = batch->nplaces;
-	int			done;
 	Outcome		obstacle;
 
 	memset(result, 0, sizeof(*result));
@@ -410,7 +408,7 @@ retention_batch_execute(const RetentionTarget *target, Datum tenant,
 		PopActiveSnapshot();
 		retention_places_sort(places, nplaces);
 	}
-	done = delete_around(&work, obstacle, places, nplaces);
-	result->rest = places + done;
-	result->nrest = nplaces - done;
+	delete_around(&work, obstacle, places, nplaces);
+	result->rest = places + work.ndone;
+	result->nrest = nplaces - work.ndone;
 }

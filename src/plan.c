@@ -258,6 +258,23 @@ refresh_boundary(RetentionPlan *plan)
 }
 
 /*
+ * Makes the windows know no time from the position on.
+ */
+static void
+empty_windows(RetentionPlan *plan)
+{
+	for (int leg = 0; leg < plan->target->nlegs; leg++)
+	{
+		Window	   *window = &plan->windows[leg];
+
+		window->count = 0;
+		window->next = 0;
+		window->complete = true;
+	}
+	plan->window_end = plan->position;
+}
+
+/*
  * Starts the plan for one tenant, in a child of the current memory context.
  * Looks whether anything is older than the cutoff.
  *
@@ -295,10 +312,8 @@ retention_plan_begin(const RetentionTarget *target, Datum tenant,
 			plan->nothing_due = false;
 			plan->position = Min(plan->position, window->times[0]);
 		}
-		window->count = 0;
-		window->complete = true;
 	}
-	plan->window_end = plan->position;
+	empty_windows(plan);
 
 	for (int leg = 0; plan->nothing_due && leg < target->nlegs; leg++)
 	{
@@ -337,15 +352,7 @@ forget_old_windows(RetentionPlan *plan)
 	if (plan->window_end <= plan->position ||
 		retention_clock() - plan->windows_at <= WINDOW_MOST_AGE)
 		return;
-	for (int leg = 0; leg < plan->target->nlegs; leg++)
-	{
-		Window	   *window = &plan->windows[leg];
-
-		window->count = 0;
-		window->next = 0;
-		window->complete = true;
-	}
-	plan->window_end = plan->position;
+	empty_windows(plan);
 	plan->window_batches = 1;
 }
 
@@ -656,6 +663,20 @@ ties_are_complete(RetentionPlan *plan)
 }
 
 /*
+ * Makes a batch of the first of these places, as many as go together.
+ */
+static void
+take_places(RetentionPlan *plan, RetentionBatch *batch,
+			RetentionPlace *places, int nplaces)
+{
+	memset(batch, 0, sizeof(*batch));
+	batch->places = places;
+	batch->nplaces = retention_places_count_alike(places, nplaces,
+												  plan->options.batch_size);
+	batch->planned[places[0].leg] = batch->nplaces;
+}
+
+/*
  * The next batch of rows of one instant; false, and ties no longer active,
  * when none is left.
  */
@@ -676,14 +697,10 @@ next_ties(RetentionPlan *plan, RetentionBatch *batch)
 		return false;
 	}
 
-	memset(batch, 0, sizeof(*batch));
+	take_places(plan, batch, &ties->places[ties->next],
+				ties->count - ties->next);
 	batch->from = ties->time;
 	batch->to = retention_instant_after(ties->time);
-	batch->places = &ties->places[ties->next];
-	batch->nplaces = retention_places_count_alike(batch->places,
-												  ties->count - ties->next,
-												  plan->options.batch_size);
-	batch->planned[batch->places[0].leg] = batch->nplaces;
 	batch->is_retry = ties->is_retry;
 	return true;
 }
@@ -702,14 +719,10 @@ next_rest(RetentionPlan *plan, RetentionBatch *batch)
 		rest->next = rest->count;
 		return false;
 	}
-	memset(batch, 0, sizeof(*batch));
+	take_places(plan, batch, &rest->places[rest->next],
+				rest->count - rest->next);
 	batch->from = rest->from;
 	batch->to = Min(rest->to, plan->boundary.limit);
-	batch->places = &rest->places[rest->next];
-	batch->nplaces = retention_places_count_alike(batch->places,
-												  rest->count - rest->next,
-												  plan->options.batch_size);
-	batch->planned[batch->places[0].leg] = batch->nplaces;
 	batch->is_retry = rest->is_retry;
 	batch->is_rest = true;
 	return true;
@@ -879,6 +892,8 @@ void
 retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 					   const RetentionResult *result)
 {
+	int			done = batch->nplaces - result->nrest;
+
 	/* what comes after a rest is, if a retry, the same one */
 	plan->has_waited = result->waited || result->nrest > 0;
 	if (result->waited)
@@ -895,13 +910,11 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 
 	if (batch->is_rest)
 	{
-		plan->rest.next += batch->nplaces - result->nrest;
+		plan->rest.next += done;
 		return;
 	}
 	if (batch->places != NULL)
 	{
-		int			done = batch->nplaces - result->nrest;
-
 		plan->ties.next += done;
 		plan->ties.passed[batch->places[0].leg] +=
 			Max(0, done - result->deleted);

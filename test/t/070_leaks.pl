@@ -102,7 +102,6 @@ foreach my $kind (sort { ($a =~ /^run/) <=> ($b =~ /^run/) || $a cmp $b } keys %
 	$all++;
 }
 
-note("reliability: leaks: 0 in $all kinds of calls ($calls calls more grow the memory contexts by at most $most_contexts bytes, the process by at most $most_pages kB)")
-  if Test::More->builder->is_passing;
+reliability("leaks: 0 in $all kinds of calls ($calls calls more grow the memory contexts by at most $most_contexts bytes, the process by at most $most_pages kB)");
 $node->stop;
 done_testing();
