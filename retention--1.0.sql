@@ -498,13 +498,15 @@ CREATE FUNCTION retention.last_complete_run(
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	-- Dealt with every tenant, and left no row of this one that the next run
-	-- may delete.  What it left goes from history together with the run.
+	-- Came to every tenant, failed for some perhaps, and left no row of this
+	-- one that the next run may delete.  What it left goes from history
+	-- together with the run.
 	SELECT r.id, r.started_at
 	FROM retention.run_history AS r
-	WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
-		AND r.stop_reason = 'done' AND r.tenants_busy = 0
-		AND r.id >= least_id
+	WHERE r.only_tenant IS NULL AND r.stop_reason = 'done'
+		AND r.tenants_busy = 0 AND r.id >= least_id
+		-- by a clock that has gone back
+		AND r.started_at <= now()
 		AND NOT EXISTS (SELECT FROM retention.run_tenant AS t
 			WHERE t.run_id = r.id AND t.tenant_id = tenant
 				AND (t.rows_skipped_locked > 0 OR t.rows_kept > 0
@@ -548,6 +550,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	enabled bigint;
+	expected boolean;
 	worst text;
 	needing bigint;
 	last_started timestamptz;
@@ -578,6 +581,8 @@ BEGIN
 		unseen
 	FROM (SELECT *, message LIKE 'You may not see what is due:%' AS hidden
 		FROM retention.status) AS s;
+	-- whether anybody waits for runs
+	expected := enabled > 0 OR retention.setting('apply_default_policy')::boolean;
 
 	SELECT r.status, r.finished_at, r.message
 	INTO last_run_status, last_run_finished_at, last_message
@@ -624,14 +629,18 @@ BEGIN
 		WHERE NOT retention.setting('enabled')::boolean
 		UNION ALL
 		SELECT 'warning', 'No run has started lately and none is scheduled here: SELECT * FROM retention.schedule();'
-		WHERE enabled > 0 AND schedule IS NULL
+		WHERE expected AND schedule IS NULL
 			AND coalesce(last_started, '-infinity') < now() - patience
 		UNION ALL
 		SELECT 'warning', 'The scheduled job is inactive: SELECT * FROM retention.schedule();'
 		WHERE NOT schedule_active
 		UNION ALL
 		SELECT 'critical', 'The schedule does not fire: SELECT * FROM retention.check();'
-		WHERE enabled > 0 AND schedule_active AND last_started < now() - patience
+		WHERE expected AND schedule_active AND last_started < now() - patience
+		UNION ALL
+		SELECT 'critical', 'No run has ever started, though one is scheduled: SELECT * FROM retention.check();'
+		WHERE schedule_active AND last_started IS NULL AND NOT running
+			AND tenants_overdue > 0
 		UNION ALL
 		SELECT 'warning', format('The clock has gone back: %s in retention.history started at a time that is yet to come.  Runs that went by such a clock may have deleted too much.',
 			CASE runs_ahead WHEN 1 THEN 'one run' ELSE runs_ahead || ' runs' END)
@@ -671,10 +680,11 @@ BEGIN
 	-- as in retention.status, but one error decides for all tenants
 	WITH due AS MATERIALIZED (
 		SELECT p.tenant_id, o.overdue,
-			now() - greatest(now() - o.overdue, p.updated_at,
-				CASE WHEN l.left_some THEN (SELECT c.started_at
+			now() - (SELECT max(t) FROM (VALUES (now() - o.overdue), (p.updated_at),
+				(CASE WHEN l.left_some THEN (SELECT c.started_at
 						FROM retention.last_complete_run(p.tenant_id, first_run) AS c)
-					ELSE complete.started_at END) AS unattended
+					ELSE complete.started_at END)) AS known (t)
+				WHERE t <= clock_timestamp() AND isfinite(t)) AS unattended
 		FROM retention.due_tenants(patience) AS t
 			JOIN @extschema@.execution_retention_policies AS p
 				ON p.tenant_id = t.tenant_id
@@ -1564,7 +1574,10 @@ CREATE VIEW retention.progress WITH (security_invoker = true) AS
 
 CREATE VIEW retention.status WITH (security_invoker = true) AS
 	WITH complete AS MATERIALIZED (
-		SELECT c.id, c.started_at FROM retention.last_complete_run() AS c
+		SELECT c.id, c.started_at, (SELECT max(r.id) FROM retention.run_history AS r
+				WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
+					AND r.tenants_busy = 0) AS without_errors
+		FROM retention.last_complete_run() AS c
 	), backlog AS MATERIALIZED (
 		-- whether the last of three runs left more than the first of them
 		SELECT min(l.started_at) AS since,
@@ -1605,7 +1618,7 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 							patience.first_run) AS c)
 					ELSE complete.started_at END)) AS known (t)
 				-- not a time that is yet to come
-				WHERE t <= now() AND isfinite(t)) END AS since OFFSET 0) AS w
+				WHERE t <= clock_timestamp() AND isfinite(t)) END AS since OFFSET 0) AS w
 		CROSS JOIN LATERAL (SELECT coalesce(backlog.rises AND p.is_enabled
 			AND d.oldest_due IS NOT NULL
 			AND greatest(now() - o.overdue, least(p.updated_at, now())) < backlog.since,
@@ -1627,6 +1640,9 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 			WHEN stays.due AND last.rows_kept > 0 THEN format(
 				'Rows have been due since %s and a trigger or row-level security keeps them, up to %s in the last run: see retention.check().',
 				since.day, last.rows_kept)
+			WHEN stays.due AND last.rows_skipped_protected > 0 THEN format(
+				'Rows have been due since %s, rows of other tables refer to %s of them, and no run has come to all tenants: see retention.history.',
+				since.day, last.rows_skipped_protected)
 			ELSE format(
 				'Rows have been due since %s and no run has deleted them: see retention.health().',
 				since.day) END AS message) AS late
@@ -1637,11 +1653,16 @@ CREATE VIEW retention.status WITH (security_invoker = true) AS
 					ORDER BY t.run_id DESC))[1] AS last_error
 			FROM retention.run_tenant AS t
 			WHERE t.tenant_id = p.tenant_id AND t.sqlstate IS NOT NULL
-				AND t.run_id > coalesce(complete.id, 0)
+				AND t.run_id > coalesce(complete.without_errors, 0)
 				AND NOT EXISTS (SELECT FROM retention.run_tenant AS later
 					WHERE later.tenant_id = p.tenant_id
 						AND later.run_id > t.run_id
-						AND later.sqlstate IS NULL)) AS f
+						AND later.sqlstate IS NULL)
+				-- the last one that came to it failed, too
+				AND EXISTS (SELECT FROM retention.run_tenant AS latest
+					WHERE latest.tenant_id = p.tenant_id
+						AND latest.run_id >= coalesce(complete.id, 0)
+						AND latest.sqlstate IS NOT NULL)) AS f
 		CROSS JOIN LATERAL (SELECT s.severity, s.message FROM (VALUES
 			(1, NOT p.is_enabled, 'info',
 				'The policy is disabled: runs leave the tenant alone.'),
@@ -1689,8 +1710,9 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 			sum(r.wal_bytes) AS wal_bytes, sum(r.waited_ms) AS waited_ms,
 			sum(r.took_ms) AS took_ms
 		FROM (SELECT h.status, count(*) AS runs,
-				max(h.finished_at) FILTER (WHERE h.only_tenant IS NULL)
-					AS last_finished_at,
+				-- not a time that is yet to come, by a clock that has gone back
+				max(h.finished_at) FILTER (WHERE h.only_tenant IS NULL
+					AND h.finished_at <= clock_timestamp()) AS last_finished_at,
 				sum(h.tenants_failed) AS tenants_failed,
 				sum(h.batches) AS batches,
 				sum(h.rows_deleted) AS rows_deleted,
@@ -1733,17 +1755,20 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 			coalesce(sum(p.rows_estimated), 0) AS rows_estimated
 		FROM retention.progress AS p
 	), failing AS MATERIALIZED (
-		-- tenants with errors since they were last dealt with
+		-- tenants with errors since they were last dealt with, as in retention.status
 		SELECT t.tenant_id, count(*) AS failed_runs,
 			(array_agg(t.sqlstate ORDER BY t.run_id DESC))[1] AS sqlstate
 		FROM retention.run_tenant AS t
 		WHERE t.sqlstate IS NOT NULL
-			AND t.run_id > coalesce(
-				(SELECT c.id FROM retention.last_complete_run() AS c), 0)
+			AND t.run_id > coalesce((SELECT max(r.id) FROM retention.run_history AS r
+				WHERE r.only_tenant IS NULL AND r.status = 'succeeded'
+					AND r.tenants_busy = 0), 0)
 			AND NOT EXISTS (SELECT FROM retention.run_tenant AS later
 				WHERE later.tenant_id = t.tenant_id
 					AND later.run_id > t.run_id AND later.sqlstate IS NULL)
 		GROUP BY t.tenant_id
+		HAVING max(t.run_id) >= coalesce(
+			(SELECT c.id FROM retention.last_complete_run() AS c), 0)
 	), failing_most AS MATERIALIZED (
 		-- not below: a LIMIT in one part of a union keeps conditions from all of them
 		SELECT * FROM failing AS f
@@ -1767,6 +1792,9 @@ CREATE VIEW retention.metrics WITH (security_invoker = true) AS
 			count(*) FILTER (WHERE NOT p.is_enabled) AS disabled
 		FROM @extschema@.execution_retention_policies AS p) AS p,
 		LATERAL (VALUES
+			('retention_default_policy',
+				retention.setting('apply_default_policy')::boolean::integer,
+				'Whether runs clean tenants without a policy: the setting retention.apply_default_policy'),
 			('retention_enabled_policies', p.enabled,
 				'Policies that runs follow'),
 			('retention_disabled_policies', p.disabled,
@@ -2111,7 +2139,7 @@ COMMENT ON FUNCTION retention.run_status(bigint) IS
 COMMENT ON FUNCTION retention.patience() IS
 	'How long rows may be due before that is a warning: twice the usual time between runs, at least 2 days';
 COMMENT ON FUNCTION retention.last_complete_run(uuid, bigint) IS
-	'The last run, of this number or a later one, that dealt with every tenant and left nothing of this tenant but what foreign keys protect; NULLs: none. Without a tenant: whatever was left.';
+	'The last run, of this number or a later one, that came to every tenant and left nothing of this tenant but what foreign keys protect; NULLs: none. Without a tenant: whatever was left, and though some tenants failed.';
 COMMENT ON FUNCTION retention.overdue_totals() IS
 	'What is overdue over all enabled policies; known is false when that cannot be found out';
 COMMENT ON FUNCTION retention.due(uuid, integer, integer) IS

@@ -94,7 +94,7 @@ SELECT * FROM mt.runs ORDER BY name COLLATE "C", labels;
 INSERT INTO retention.run_tenant (run_id, tenant_id, sqlstate, message, finished_at)
 SELECT r.id, mt.t(i), '5501' || i, 'because', now() FROM retention.run_history r, generate_series(1, 7) i WHERE i <= r.id;
 SELECT * FROM mt.runs WHERE name ~ 'failing' ORDER BY name COLLATE "C", labels;
-SELECT mt.run('1 hour', 'partial') AS n \gset
+SELECT mt.run('1 hour', 'partial', stop => 'max_runtime') AS n \gset
 INSERT INTO retention.run_tenant (run_id, tenant_id, rows_deleted, finished_at) VALUES (:n, mt.t(4), 1, now());
 SELECT * FROM mt.runs WHERE name ~ 'failing' ORDER BY name COLLATE "C", labels;
 

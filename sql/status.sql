@@ -148,9 +148,42 @@ ROLLBACK TO over;
 SELECT st.run('20 hours') > 0 AS run;
 SELECT * FROM st.status WHERE tenant = '03';
 ROLLBACK TO over;
+-- ... or in one that failed for another tenant
+SELECT st.fail(1, '20 hours');
+SELECT * FROM st.status WHERE tenant IN ('01', '03');
+SELECT labels ->> 'tenant' = st.t(1)::text AS tenant, value FROM retention.metrics WHERE name = 'retention_failing_tenant_runs';
+ROLLBACK TO over;
 -- rows that foreign keys protect
 SELECT st.succeed(3, '30 hours', 7);
 SELECT * FROM st.status WHERE tenant = '03';
+ROLLBACK;
+-- ... while runs fail for another tenant, night by night: late is the other alone
+BEGIN;
+UPDATE execution_retention_policies SET updated_at = now() - interval '720 hours' WHERE tenant_id = st.t(5);
+CREATE FUNCTION st.night(ago interval, stop text DEFAULT 'done') RETURNS void LANGUAGE sql AS $$
+    WITH run AS (SELECT st.run(ago, 'partial', stop) AS id)
+    INSERT INTO retention.run_tenant (run_id, tenant_id, rows_skipped_protected, sqlstate, message, finished_at)
+    SELECT id, st.t(5), 7, NULL, NULL, now() - ago FROM run UNION ALL
+    SELECT id, st.t(3), 0, '23503', 'table "steps" refers to it', now() - ago FROM run
+$$;
+SAVEPOINT before;
+SELECT count(*) FROM generate_series(226, 10, -24) h, st.night(h * interval '1 hour');
+SELECT * FROM st.status WHERE tenant IN ('03', '05');
+SELECT severity, message, late FROM st.health;
+SELECT value FROM retention.metrics WHERE name = 'retention_overdue_tenants';
+ROLLBACK TO before;
+-- nor come to all tenants: late, with the reason
+SELECT count(*) FROM generate_series(226, 10, -24) h, st.night(h * interval '1 hour', 'max_runtime');
+SELECT * FROM st.status WHERE tenant = '05';
+ROLLBACK;
+-- a run by a clock that has gone back is no proof
+BEGIN;
+UPDATE execution_retention_policies SET updated_at = now() - interval '720 hours' WHERE tenant_id = st.t(5);
+SELECT count(st.run(h * interval '1 hour')) FROM unnest(ARRAY[274, 250, 226, -500]) h;
+SELECT * FROM st.status WHERE tenant = '05';
+SELECT name, labels ->> 'tenant' = st.t(5)::text AS tenant,
+    round(CASE WHEN name ~ 'timestamp' THEN extract(epoch FROM now()) - value ELSE value END / CASE WHEN name ~ 'seconds' THEN 3600 ELSE 1 END) AS value
+FROM retention.metrics WHERE name ~ 'overdue_tenant|last_success' ORDER BY name COLLATE "C", value;
 ROLLBACK;
 
 --

@@ -77,6 +77,17 @@ is(findings('postgres', 'true'),
 	'check: only the time zone');
 is($node->safe_psql('postgres', 'SELECT schedule, schedule_active, severity FROM retention.health()'),
 	'0 2 * * *|t|ok', 'health shows it');
+# It has never fired: quiet until rows should be gone
+is( $node->safe_psql('postgres', '
+		BEGIN;
+		INSERT INTO executions (id, tenant_id, started_at) VALUES (1, ' . "'" . tenant(2) . "'" . q{, now() - interval '200 days');
+		INSERT INTO execution_retention_policies (tenant_id, min_executions_to_keep, updated_at)
+		SELECT tenant_id, 0, started_at FROM executions;
+		SELECT severity, message FROM retention.health();
+		ROLLBACK}),
+	'critical|Policies that need attention: 1 of 2.  See retention.status.'
+	  . '  No run has ever started, though one is scheduled: SELECT * FROM retention.check();',
+	'health: it has never fired');
 is( $node->safe_psql('postgres', q{
 		SET timezone = 'Europe/Berlin'; ALTER SYSTEM SET timezone = 'UTC'; SELECT pg_reload_conf()}),
 	't', 'the server in UTC');
