@@ -65,6 +65,9 @@
 /* a wait from this long on is announced in history, in microseconds */
 #define LONG_WAIT USECS_PER_SEC
 
+/* how often a wait that goes on is put on record, in microseconds */
+#define WAIT_NOTE_INTERVAL (5 * USECS_PER_SEC)
+
 /*
  * Shows in ps and pg_stat_activity what the run is at.
  */
@@ -453,20 +456,24 @@ step_probe_lag(void *arg)
 
 /*
  * Waits for this reason, after a commit, and says so in history if that may
- * take long.  Where transactions are timed, waits only a part of the time that
- * one may take, and begins another.
+ * take long, now and then again as long as it does: a run that waits is none
+ * that is stuck.  Where transactions are timed, waits only a part of the time
+ * that one may take, and begins another.
  */
 static void
 wait_for(RetentionRun *run, const char *reason, int64 microseconds, bool is_long)
 {
 	RetentionRunRecord *record = &run->record;
 	int64		limit = retention_compat_transaction_limit();
-	int64		before;
+	int64		before = retention_clock();
 
 	note_wait(run, reason);
-	if (record->waiting_for == NULL && is_long)
+	if (is_long && (record->waiting_for == NULL ||
+					before - run->wait_noted_at >= WAIT_NOTE_INTERVAL))
 	{
-		record->waiting_for = MemoryContextStrdup(run->context, reason);
+		if (record->waiting_for == NULL)
+			record->waiting_for = MemoryContextStrdup(run->context, reason);
+		run->wait_noted_at = before;
 		retention_transaction_record(run);
 		commit_soon(run);
 	}

@@ -52,6 +52,7 @@ typedef struct RetentionRun
 	int64		began;			/* the transaction, by retention_clock() */
 	int64		rows;			/* deleted in it */
 	int64		paced_until;
+	int64		wait_noted_at;	/* when a wait was last put on record */
 	int64		longest;		/* the longest transaction, in microseconds */
 	int64		look_at;		/* when to look for other sessions again */
 	int64		seen_at;		/* when some were, first in a while */

@@ -96,6 +96,10 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	cmp_ok(gone($node), '<', 3000, 'standby: not all is done');
 	looks_asleep($run, 'standby "standby_one"', 'standby');
 	is(gone($node), last_run($node, 'rows_deleted'), 'standby: it does not go on');
+	# by this a monitor tells it from a run that is stuck
+	wait_for($node, 'postgres', "SELECT waited_ms > 3000 FROM retention.run_history WHERE pid = $run->{pid} AND status = 'running'",
+		'standby: history says how long while it waits');
+	looks_asleep($run, 'standby "standby_one"', 'standby, later');
 	$standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 	wait_until_over($run, 'standby');
 	unlike(finish_run($run), qr/WARNING|ERROR/, 'standby: it goes on when the standby does');
