@@ -21,6 +21,10 @@ extern int64 retention_places_collect(const RetentionTarget *target, int leg,
 									  Datum tenant, TimestampTz from,
 									  TimestampTz to, int64 skip, int64 count,
 									  RetentionPlace **places, int *nplaces);
+extern int	retention_places_spare(const RetentionTarget *target, int leg,
+								   Datum tenant, TimestampTz from,
+								   TimestampTz to, int64 count,
+								   RetentionPlace *places, int nplaces);
 extern void retention_places_sort(RetentionPlace *places, int nplaces);
 extern int	retention_places_count_alike(const RetentionPlace *places,
 										 int nplaces, int most);

@@ -64,14 +64,6 @@ typedef struct Ties
 	int64		passed[RETENTION_MAX_LEGS]; /* not deleted though tried */
 	bool		complete[RETENTION_MAX_LEGS];
 
-	/*
-	 * The last of the rows that stay, and how many are before it: as long as
-	 * it is there with so many before it, the places below may go.
-	 */
-	RetentionPlace guard[RETENTION_MAX_LEGS];
-	int64		before_guard[RETENTION_MAX_LEGS];
-	bool		to_verify;
-
 	RetentionPlace *places;
 	int			count;
 	int			next;
@@ -195,7 +187,6 @@ find_boundary(RetentionPlan *plan)
 	plan->boundary_cost = retention_clock() - plan->boundary_at;
 	plan->since_boundary = 0;
 	plan->has_boundary = true;
-	plan->ties.to_verify = true;
 }
 
 /*
@@ -522,33 +513,30 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 }
 
 /*
- * Are the rows still there that the minimum keeps of the ties' instant, so
- * that the places known may go?  Another row may have gone, or moved, though
- * as many are to stay as before.
+ * Takes out of the places known those of rows that stay: as many of the instant
+ * as the minimum keeps now, whichever those are.  A row may have gone, or moved,
+ * and where one was there can be another by now.
  */
-static bool
-guards_stand(RetentionPlan *plan)
+static void
+spare_kept(RetentionPlan *plan)
 {
 	Ties	   *ties = &plan->ties;
+	int			count = ties->count;
 
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 	{
-		RetentionPlace *place = NULL;
-		int			count = 0;
-
-		if (ties->next == ties->count || ties->keep[leg] == 0)
-			continue;
-		/* the order of equal times in several partitions can be another one */
-		if (!plan->target->is_plain)
-			return false;
-		retention_places_collect(plan->target, leg, plan->tenant, ties->time,
-								 retention_instant_after(ties->time),
-								 ties->before_guard[leg], 1, &place, &count);
-		if (count == 0 || place->tableoid != ties->guard[leg].tableoid ||
-			!ItemPointerEquals(&place->tid, &ties->guard[leg].tid))
-			return false;
+		if (ties->next < ties->count && ties->keep[leg] > 0)
+			ties->count = ties->next +
+				retention_places_spare(plan->target, leg, plan->tenant,
+									   ties->time,
+									   retention_instant_after(ties->time),
+									   ties->keep[leg],
+									   &ties->places[ties->next],
+									   ties->count - ties->next);
 	}
-	return true;
+	/* others may go instead of them */
+	if (ties->count < count)
+		memset(ties->complete, false, sizeof(ties->complete));
 }
 
 /*
@@ -558,26 +546,14 @@ static void
 collect_leg(RetentionPlan *plan, int leg, int64 most)
 {
 	Ties	   *ties = &plan->ties;
-	int64		skip = ties->keep[leg] + ties->passed[leg];
-	int			first = ties->count;
-	int			guards = ties->keep[leg] > 0 ? 1 : 0;
 	int64		added;
 
-	/* with the last row that stays in front */
-	ties->before_guard[leg] = skip - guards;
 	added = retention_places_collect(plan->target, leg, plan->tenant,
 									 ties->time,
 									 retention_instant_after(ties->time),
-									 skip - guards, most + guards,
+									 ties->keep[leg] + ties->passed[leg], most,
 									 &ties->places, &ties->count);
-	ties->complete[leg] = added < most + guards;
-	if (guards > 0 && added > 0)
-	{
-		ties->guard[leg] = ties->places[first];
-		ties->count--;
-		memmove(&ties->places[first], &ties->places[first + 1],
-				(ties->count - first) * sizeof(RetentionPlace));
-	}
+	ties->complete[leg] = added < most;
 }
 
 /*
@@ -612,12 +588,13 @@ revise_ties(RetentionPlan *plan)
 			ties->complete[leg] = false;
 		ties->keep[leg] = keep;
 	}
-	if (discard || (ties->to_verify && !guards_stand(plan)))
+	if (discard)
 	{
 		memset(ties->complete, false, sizeof(ties->complete));
 		ties->count = ties->next = 0;
 	}
-	ties->to_verify = false;
+	else
+		spare_kept(plan);
 }
 
 /*
@@ -630,9 +607,6 @@ collect_ties(RetentionPlan *plan)
 	int64		most = Max(plan->options.batch_size, TIES_MOST);
 	MemoryContext caller = MemoryContextSwitchTo(plan->context);
 
-	/* these will not be good for long */
-	if (!plan->target->is_plain && ties->time == plan->boundary.limit)
-		most = plan->options.batch_size;
 	if (ties->places != NULL)
 		pfree(ties->places);
 	ties->places = NULL;
@@ -949,16 +923,6 @@ void
 retention_plan_end(RetentionPlan *plan)
 {
 	MemoryContextDelete(plan->context);
-}
-
-/*
- * Tells the plan that the transaction in which it found its next batch is
- * over.  The batch must be asked for again.
- */
-void
-retention_plan_committed(RetentionPlan *plan)
-{
-	plan->ties.to_verify = true;
 }
 
 /*

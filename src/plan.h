@@ -55,7 +55,6 @@ typedef struct RetentionPlanOptions
 	int			batch_size;
 	int			lock_timeout_ms;	/* patience for the rows that were locked */
 	bool		skip_protected; /* go around rows that foreign keys protect */
-	bool		commits;		/* the caller commits between batches */
 	Snapshot	snapshot;		/* look under this one, else a new one each */
 } RetentionPlanOptions;
 
@@ -70,7 +69,6 @@ extern void retention_plan_advance(RetentionPlan *plan,
 								   const RetentionResult *result);
 extern void retention_plan_set_batch_size(RetentionPlan *plan, int batch_size);
 extern void retention_plan_end(RetentionPlan *plan);
-extern void retention_plan_committed(RetentionPlan *plan);
 extern const RetentionBoundary *retention_plan_boundary(RetentionPlan *plan);
 extern bool retention_plan_nothing_due(const RetentionPlan *plan);
 extern bool retention_plan_is_empty(const RetentionPlan *plan);

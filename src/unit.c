@@ -94,7 +94,6 @@ step_begin(void *arg)
 	unit->has_policy = found;
 	if (same)
 	{
-		retention_plan_committed(unit->plan);
 		retention_plan_set_batch_size(unit->plan, unit->batch_size);
 		return;
 	}
@@ -106,7 +105,6 @@ step_begin(void *arg)
 	options.batch_size = unit->batch_size;
 	options.lock_timeout_ms = retention_lock_timeout;
 	options.skip_protected = true;
-	options.commits = true;
 	retention_step_begin(&scope, retention_query_search_path(unit->target),
 						 unit->target->owner);
 	MemoryContextSwitchTo(unit->context);

@@ -105,7 +105,6 @@ make_round(Round *round)
 	round->options.batch_size = unit_random(3) ? 1 + unit_random(10) : 1 + unit_random(2 * MOST_ROWS);
 	round->options.lock_timeout_ms = 1 + unit_random(2000);
 	round->options.skip_protected = true;
-	round->options.commits = unit_random(2);
 
 	/* now and then so slow that the boundary is found again at each look */
 	unit_clock = INT64CONST(800000000) * USECS_PER_SEC;
@@ -321,8 +320,6 @@ follow(Round *round)
 		carry_out(round, &batch, &result);
 		deleted += result.deleted;
 		retention_plan_advance(plan, &batch, &result);
-		if (round->options.commits)
-			retention_plan_committed(plan);
 		if (round->others)
 			write_something(round);
 	}
