@@ -313,32 +313,27 @@ try_step(RetentionRun *run, void (*step) (void *arg), void *arg)
 }
 
 /*
- * A step: reads the policies of a group.
+ * A step: locks the tenants of a group, for all of whom there is room, and reads
+ * their policies.  Only then: whoever had a tenant may have changed its policy.
  */
 static void
-step_read_policies(void *arg)
+step_lock_group(void *arg)
 {
 	TenantGroup *group = arg;
-
-	read_policies(group->run, group->tenants, group->count, group->policies);
-}
-
-/*
- * Locks the tenants of a group, for all of whom there is room.
- */
-static void
-lock_group(TenantGroup *group)
-{
 	RetentionRun *run = group->run;
 
 	for (int i = 0; i < group->count; i++)
 	{
-		if (!is_wanted(run, &group->policies[i]))
-			group->fates[i] = LEFT_OUT;
-		else if (!retention_transaction_lock(run, group->tenants[i]))
+		if (!retention_transaction_lock(run, group->tenants[i]))
 			group->fates[i] = BUSY;
 		else
 			group->locks[i] = run->nheld - 1;
+	}
+	read_policies(run, group->tenants, group->count, group->policies);
+	for (int i = 0; i < group->count; i++)
+	{
+		if (!is_wanted(run, &group->policies[i]))
+			group->fates[i] = LEFT_OUT;
 	}
 }
 
@@ -366,7 +361,7 @@ join_group(TenantGroup *group, int i, RetentionScans *scans)
 	RetentionRun *run = group->run;
 	RetentionShare *share = &group->shares[i];
 
-	if (group->locks[i] < 0)
+	if (group->locks[i] < 0 || group->fates[i] == LEFT_OUT)
 		return true;
 	retention_share_look(group->target, scans, share, &group->policies[i],
 						 run->now, run->batch_size + 1);
@@ -387,8 +382,7 @@ join_group(TenantGroup *group, int i, RetentionScans *scans)
 }
 
 /*
- * A step: locks tenants of the group and looks at them, as many as make a
- * batch.
+ * A step: looks at the locked tenants of the group, as many as make a batch.
  */
 static void
 step_form_group(void *arg)
@@ -399,7 +393,6 @@ step_form_group(void *arg)
 
 	retention_step_begin(&scope, retention_query_search_path(group->target),
 						 group->target->owner);
-	lock_group(group);
 
 	/* only now: whoever had a tenant may just have deleted its newest rows */
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -573,7 +566,7 @@ clean_group(TenantGroup *group, RetentionRun *run, int *next, int most)
 	const char *stop;
 
 	fill_group(group, run, *next, most);
-	group->failed = !try_step(run, step_read_policies, group) ||
+	group->failed = !try_step(run, step_lock_group, group) ||
 		!try_step(run, step_form_group, group);
 	if (!group->failed && group->nmembers > 0)
 	{

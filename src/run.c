@@ -191,6 +191,37 @@ clean_tenants(RetentionRun *run)
 }
 
 /*
+ * A step: removes history that is old.
+ */
+static void
+step_prune(void *arg)
+{
+	RetentionRun *run = arg;
+
+	retention_history_prune(run->history, run->writer,
+							retention_cutoff_before(run->now,
+													retention_history_days));
+}
+
+/*
+ * Removes history that is old.  The run is over, whether or not this succeeds.
+ */
+static void
+prune(RetentionRun *run)
+{
+	ErrorData  *error = retention_try(step_prune, run);
+
+	if (error == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not remove old history"),
+			 errdetail("%s", error->message),
+			 errhint("The next run tries again.")));
+	FreeErrorData(error);
+}
+
+/*
  * The work of a run between its first record and its last.
  */
 static void
@@ -220,9 +251,7 @@ carry_out(RetentionRun *run)
 	/* this one: a transaction that writes nothing waits for no disk */
 	retention_transaction_flush(run);
 
-	retention_history_prune(run->history, run->writer,
-							retention_cutoff_before(run->now,
-													retention_history_days));
+	prune(run);
 	retention_transaction_commit(run, false);
 	MemoryContextSwitchTo(run->context);
 }
@@ -234,11 +263,14 @@ carry_out(RetentionRun *run)
 static void
 record_failure(RetentionRun *run, const ErrorData *error)
 {
-	const char *stop = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
-	"cancelled" : "failed";
+	const char *stop = retention_is_cancel(error) ? "cancelled" : "failed";
 
 	retention_many_settle(run);
 	retention_transaction_undo(run);
+
+	/* cancelled while it removed old history */
+	if (run->committed.stop_reason != NULL)
+		return;
 	if (run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
 		elog(ERROR, "history of the run is gone");
 	run->committed.waited_us = run->record.waited_us;

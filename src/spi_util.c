@@ -493,9 +493,22 @@ retention_scope_end(RetentionScope *scope)
 }
 
 /*
+ * Is somebody, or statement_timeout, cancelling this session's statement?  The
+ * same SQLSTATE comes from a trigger that raises it, or that asked another
+ * server where a statement was cancelled.
+ */
+bool
+retention_is_cancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		error->funcname != NULL &&
+		strcmp(error->funcname, "ProcessInterrupts") == 0;
+}
+
+/*
  * Calls function(arg) in a subtransaction.  Returns NULL when it succeeded;
  * otherwise all that it did is rolled back and the error is returned, in the
- * caller's memory context.  A cancel and an assertion failure are thrown on.
+ * caller's memory context.  A cancel is thrown on.
  */
 ErrorData *
 retention_try(void (*function) (void *arg), void *arg)
@@ -524,9 +537,7 @@ retention_try(void (*function) (void *arg), void *arg)
 	MemoryContextSwitchTo(caller_context);
 	CurrentResourceOwner = caller_owner;
 
-	if (error != NULL &&
-		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		 error->sqlerrcode == ERRCODE_ASSERT_FAILURE))
+	if (error != NULL && retention_is_cancel((ErrorData *) error))
 		ReThrowError((ErrorData *) error);
 	return (ErrorData *) error;
 }

@@ -54,6 +54,7 @@ extern void retention_scope_end(RetentionScope *scope);
 extern void retention_pin_setting(const char *name, const char *value);
 extern void retention_pin_lock_timeout(int patience_ms);
 extern void retention_pin_giving_in(void);
+extern bool retention_is_cancel(const ErrorData *error);
 extern ErrorData *retention_try(void (*function) (void *arg), void *arg);
 extern void retention_must(void (*function) (void *arg), void *arg);
 

@@ -93,10 +93,11 @@ carry_out_unit(RetentionRun *run, RetentionUnit *unit)
 			attempts = 1;
 			count_batch(run, unit);
 			ok = retention_unit_next(unit);
-			/* one that took long is committed */
+			/* one that took long is committed, and so is all before a wait */
 			if (ok && (!unit->has_batch ||
 					   !(retention_transaction_is_full(run) ||
-						 unit->result.nrest > 0)))
+						 unit->result.nrest > 0 ||
+						 (unit->batch.wait_first && run->rows > 0))))
 				continue;
 		}
 		if (!ok && (!retention_unit_may_succeed(unit) ||
