@@ -354,6 +354,30 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 			SELECT r.status, count(t.*) FROM retention.run_history AS r
 				 LEFT JOIN retention.run_tenant AS t ON t.run_id = r.id
 			WHERE r.pid = 1 GROUP BY r.id}), 'failed|1', 'pruning: by retention.history_days');
+
+	# it fails: the run has been one that succeeded all the same
+	my $old = "INSERT INTO retention.run_history (started_at, run_by, pid, status) VALUES (now() - interval '11 days', 'x', 1, 'succeeded')";
+	$node->safe_psql('postgres', "$old;
+		CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE 'not now'; END \$\$;
+		CREATE TRIGGER stay BEFORE INSERT ON retention.run_pruned FOR EACH ROW EXECUTE FUNCTION stay()");
+	my $err = run($node, '', before => 'SET retention.history_days = 10', name => 'pruning fails');
+	like($err, qr/WARNING:  P0001: could not remove old history\n.*DETAIL:  not now\n.*HINT:  The next run tries again/,
+		'pruning fails: a warning');
+	is(last_run($node, 'status, stop_reason'), 'succeeded|done', 'pruning fails: the run succeeded');
+	$node->safe_psql('postgres', 'DROP FUNCTION stay() CASCADE');
+
+	# it is cancelled
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; LOCK TABLE retention.run_pruned');
+	my $run = start_run($node, '', before => 'SET retention.history_days = 10');
+	wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $run->{pid} AND NOT granted", 'pruning is cancelled: it waits');
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
+	wait_until_over($run, 'pruning is cancelled');
+	like(finish_run($run), qr/ERROR:  57014/, 'pruning is cancelled: told');
+	is(last_run($node, 'status, stop_reason'), 'succeeded|done', 'pruning is cancelled: the run succeeded');
+	$holder->quit;
+	run($node, '', before => 'SET retention.history_days = 10', name => 'pruning again');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_history WHERE pid = 1'), '1', 'pruning again: the next run does it');
 }
 
 # ---- A run that goes on longer than history is kept: its row stays until it has ended.

@@ -96,6 +96,26 @@ sub stayed
 	no_locks_left($node, 'trigger');
 }
 
+# ---- What looks like a cancel, and what PL/pgSQL does not catch unless it is told to, is one
+# tenant's trouble as well.
+foreach my $case (
+	[ 'P0004', "ASSERT OLD.tenant_id <> '$ta'" ],
+	[ '57014', "IF OLD.tenant_id = '$ta' THEN RAISE query_canceled; END IF" ])
+{
+	my ($sqlstate, $statement) = @$case;
+
+	refill();
+	$node->safe_psql('postgres', "
+		CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN $statement; RETURN NULL; END \$\$;
+		CREATE TRIGGER fail AFTER DELETE ON executions FOR EACH ROW EXECUTE FUNCTION fail()");
+	my $err = run($node, '', name => $sqlstate);
+	like($err, qr/WARNING:  $sqlstate: could not clean tenant $ta/, "$sqlstate in a trigger: names the tenant");
+	is(last_run($node, 'status, stop_reason, tenants, tenants_failed, rows_deleted'), 'partial|done|3|1|580',
+		"$sqlstate in a trigger: the run goes on");
+	is(last_tenants('rows_deleted, sqlstate'), "1|0|$sqlstate\n2|290|\n3|290|", "$sqlstate in a trigger: history of the tenants");
+	$node->safe_psql('postgres', 'DROP FUNCTION fail() CASCADE');
+}
+
 # ---- A trigger keeps rows: that is no error of the run, and nobody turns in circles, but
 # ---- history and status have it, whether the tenant is cleaned alone or with others.
 {

@@ -704,6 +704,7 @@ foreach my $when ('BEFORE', 'AFTER')
 		# the run goes around the row first, and comes back to it
 		wait_for($node, $db, 'SELECT is_called FROM passed', "after the wait, $name: the run goes around the row");
 		wait_for_waiting($db, $pid, "locktype = 'transactionid'", "after the wait, $name: the run waits for it");
+		sql_is($db, 'SELECT count(*) FROM executions WHERE id BETWEEN 2 AND 50', '0', "after the wait, $name: what went is committed meanwhile");
 		$holder->query_safe('COMMIT');
 		my (undef, $messages) = end_statement($runner);
 		like($messages, qr/^NOTICE:  00000: retention run succeeded after .*: 49 rows deleted/m,
@@ -712,6 +713,30 @@ foreach my $when ('BEFORE', 'AFTER')
 		sql_is($db, 'SELECT * FROM leftover', '', "after the wait, $name: no lock is left");
 	}
 	$_->quit for $holder, $runner;
+}
+
+# ---- Rows of one instant, of which some stay: between two batches one of those that go is
+# gone, and one that stays moves to where that was.
+{
+	my $db = 'same_place';
+
+	make_db($db, "ALTER TABLE executions ADD n int;
+		INSERT INTO executions (tenant_id, started_at) SELECT t(1), '2020-01-01' FROM generate_series(1, 115);
+		UPDATE executions SET n = 1 WHERE id = 115;
+		INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep) VALUES (t(1), 30, 100)");
+	my ($runner, $pid) = open_session($db);
+	my $place = $node->safe_psql($db, 'SELECT ctid FROM executions WHERE id = 115');
+
+	begin_statement($runner, "CALL retention.run(batch_size => 10, pause_between_batches => '4 s')");
+	wait_for($node, $db, 'SELECT waiting_for IS NOT NULL FROM last_run', 'same place: the run rests');
+	$node->safe_psql($db, $_)
+	  for 'DELETE FROM executions WHERE id = 115', 'VACUUM (INDEX_CLEANUP off, TRUNCATE off) executions', 'UPDATE executions SET n = 1 WHERE id = 50';
+	sql_is($db, 'SELECT ctid FROM executions WHERE id = 50', $place, 'same place: a row that stays is where one was that went');
+	sql_is($db, 'SELECT status, rows_deleted FROM last_run', 'running|10', 'same place: and the run rests still');
+	my (undef, $messages) = end_statement($runner);
+	like($messages, qr/retention run succeeded after .*: 14 rows deleted/, 'same place: the run goes on');
+	sql_is($db, 'SELECT count(*), count(*) FILTER (WHERE id = 50) FROM executions', '100|1', 'same place: the minimum stays');
+	$runner->quit;
 }
 
 # ---- Rows that come into the range of a batch that was planned long ago.
