@@ -506,7 +506,7 @@ AS $$
 	WHERE r.only_tenant IS NULL AND r.stop_reason = 'done'
 		AND r.tenants_busy = 0 AND r.id >= least_id
 		-- by a clock that has gone back
-		AND r.started_at <= now()
+		AND r.started_at <= clock_timestamp()
 		AND NOT EXISTS (SELECT FROM retention.run_tenant AS t
 			WHERE t.run_id = r.id AND t.tenant_id = tenant
 				AND (t.rows_skipped_locked > 0 OR t.rows_kept > 0
@@ -638,9 +638,10 @@ BEGIN
 		SELECT 'critical', 'The schedule does not fire: SELECT * FROM retention.check();'
 		WHERE expected AND schedule_active AND last_started < now() - patience
 		UNION ALL
-		SELECT 'critical', 'No run has ever started, though one is scheduled: SELECT * FROM retention.check();'
-		WHERE schedule_active AND last_started IS NULL AND NOT running
-			AND tenants_overdue > 0
+		SELECT CASE WHEN tenants_overdue > 0 THEN 'critical' ELSE 'info' END,
+			'No run has started yet, though one is scheduled: SELECT * FROM retention.check();'
+		WHERE expected AND schedule_active AND last_started IS NULL
+			AND runs_ahead = 0
 		UNION ALL
 		SELECT 'warning', format('The clock has gone back: %s in retention.history started at a time that is yet to come.  Runs that went by such a clock may have deleted too much.',
 			CASE runs_ahead WHEN 1 THEN 'one run' ELSE runs_ahead || ' runs' END)

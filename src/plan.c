@@ -44,6 +44,9 @@
 /* up to which cost, in microseconds, it is found again before each batch */
 #define CHEAP_BOUNDARY 1000
 
+/* up to how many rows of an instant that stay are found again before each batch */
+#define FEW_KEPT 1000
+
 /* The oldest times of one leg from the plan's position on. */
 typedef struct Window
 {
@@ -63,6 +66,7 @@ typedef struct Ties
 	int64		keep[RETENTION_MAX_LEGS];
 	int64		passed[RETENTION_MAX_LEGS]; /* not deleted though tried */
 	bool		complete[RETENTION_MAX_LEGS];
+	bool		to_verify;
 
 	RetentionPlace *places;
 	int			count;
@@ -113,7 +117,9 @@ struct RetentionPlan
 	Retry	   *retries;
 	int			nretries;
 	int			next_retry;
-	int64		retry_deadline; /* by retention_clock() */
+	int64		retry_left;		/* of the time for retries, in microseconds */
+	int64		asked_at;		/* when a batch was found, by
+								 * retention_clock() */
 	bool		has_waited;		/* for the rows of the retry that is next */
 };
 
@@ -187,6 +193,7 @@ find_boundary(RetentionPlan *plan)
 	plan->boundary_cost = retention_clock() - plan->boundary_at;
 	plan->since_boundary = 0;
 	plan->has_boundary = true;
+	plan->ties.to_verify = true;
 }
 
 /*
@@ -290,6 +297,7 @@ retention_plan_begin(const RetentionTarget *target, Datum tenant,
 	plan->is_empty = true;
 	plan->position = options->cutoff;
 	plan->window_batches = WINDOW_BATCHES;
+	plan->retry_left = options->lock_timeout_ms * INT64CONST(1000);
 	TIMESTAMP_NOBEGIN(from);
 
 	look(plan);
@@ -515,7 +523,8 @@ next_range(RetentionPlan *plan, RetentionBatch *batch)
 /*
  * Takes out of the places known those of rows that stay: as many of the instant
  * as the minimum keeps now, whichever those are.  A row may have gone, or moved,
- * and where one was there can be another by now.
+ * and where one was there can be another by now.  Where many stay, only after
+ * a look or a commit.
  */
 static void
 spare_kept(RetentionPlan *plan)
@@ -525,7 +534,8 @@ spare_kept(RetentionPlan *plan)
 
 	for (int leg = 0; leg < plan->target->nlegs; leg++)
 	{
-		if (ties->next < ties->count && ties->keep[leg] > 0)
+		if (ties->next < ties->count && ties->keep[leg] > 0 &&
+			(ties->to_verify || ties->keep[leg] <= FEW_KEPT))
 			ties->count = ties->next +
 				retention_places_spare(plan->target, leg, plan->tenant,
 									   ties->time,
@@ -534,6 +544,8 @@ spare_kept(RetentionPlan *plan)
 									   &ties->places[ties->next],
 									   ties->count - ties->next);
 	}
+	ties->to_verify = false;
+
 	/* others may go instead of them */
 	if (ties->count < count)
 		memset(ties->complete, false, sizeof(ties->complete));
@@ -768,19 +780,14 @@ static int
 patience(RetentionPlan *plan, const RetentionBatch *batch)
 {
 	int			most = RETENTION_ROW_LOCK_PATIENCE_MS;
-	int64		now;
 
 	if (batch->is_rest)
 		return 1;
 	if (!batch->is_retry)
 		return Min(most, plan->options.lock_timeout_ms);
-	now = retention_clock();
-	if (plan->retry_deadline == 0)
-		plan->retry_deadline = now +
-			plan->options.lock_timeout_ms * INT64CONST(1000);
 	if (batch->wait_first)
 		most = INT_MAX;
-	return Max(1, Min(most, (plan->retry_deadline - now) / 1000));
+	return Max(1, Min(most, plan->retry_left / 1000));
 }
 
 /*
@@ -823,6 +830,7 @@ retention_plan_next(RetentionPlan *plan, RetentionBatch *batch)
 		batch->wait_first = batch->is_retry && !plan->has_waited;
 		batch->patience_ms = patience(plan, batch);
 		batch->skip_protected = plan->options.skip_protected;
+		plan->asked_at = retention_clock();
 	}
 	return found;
 }
@@ -867,6 +875,10 @@ retention_plan_advance(RetentionPlan *plan, const RetentionBatch *batch,
 					   const RetentionResult *result)
 {
 	int			done = batch->nplaces - result->nrest;
+
+	/* what the caller does before it asks again is no wait */
+	if (batch->is_retry)
+		plan->retry_left -= retention_clock() - plan->asked_at;
 
 	/* what comes after a rest is, if a retry, the same one */
 	plan->has_waited = result->waited || result->nrest > 0;
@@ -923,6 +935,16 @@ void
 retention_plan_end(RetentionPlan *plan)
 {
 	MemoryContextDelete(plan->context);
+}
+
+/*
+ * Tells the plan that the transaction in which it found its next batch is
+ * over.  The batch must be asked for again.
+ */
+void
+retention_plan_committed(RetentionPlan *plan)
+{
+	plan->ties.to_verify = true;
 }
 
 /*

@@ -69,6 +69,7 @@ extern void retention_plan_advance(RetentionPlan *plan,
 								   const RetentionResult *result);
 extern void retention_plan_set_batch_size(RetentionPlan *plan, int batch_size);
 extern void retention_plan_end(RetentionPlan *plan);
+extern void retention_plan_committed(RetentionPlan *plan);
 extern const RetentionBoundary *retention_plan_boundary(RetentionPlan *plan);
 extern bool retention_plan_nothing_due(const RetentionPlan *plan);
 extern bool retention_plan_is_empty(const RetentionPlan *plan);

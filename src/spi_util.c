@@ -495,14 +495,16 @@ retention_scope_end(RetentionScope *scope)
 /*
  * Is somebody, or statement_timeout, cancelling this session's statement?  The
  * same SQLSTATE comes from a trigger that raises it, or that asked another
- * server where a statement was cancelled.
+ * server where a statement was cancelled.  PL/Python throws what it catches
+ * anew, under its own name.
  */
 bool
 retention_is_cancel(const ErrorData *error)
 {
 	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		error->funcname != NULL &&
-		strcmp(error->funcname, "ProcessInterrupts") == 0;
+		(strcmp(error->funcname, "ProcessInterrupts") == 0 ||
+		 strncmp(error->funcname, "PLy_", 4) == 0);
 }
 
 /*

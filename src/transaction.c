@@ -319,7 +319,7 @@ retention_transaction_hand_back(void)
  * Commits without waiting for the disk.  A crash of the server may then undo
  * the latest transactions of a run, each with what history says about it: the
  * log keeps their order, and the next run deletes again.  A run waits for the
- * disk once, at its end, with retention_transaction_flush().
+ * disk at its beginning and its end, with retention_transaction_flush().
  */
 static void
 commit_soon(RetentionRun *run)

@@ -94,6 +94,7 @@ step_begin(void *arg)
 	unit->has_policy = found;
 	if (same)
 	{
+		retention_plan_committed(unit->plan);
 		retention_plan_set_batch_size(unit->plan, unit->batch_size);
 		return;
 	}

@@ -76,8 +76,13 @@ is(findings('postgres', 'true'),
 	'info|extension pg_cron|It reads schedules in time zone GMT; yours is Europe/Berlin.',
 	'check: only the time zone');
 is($node->safe_psql('postgres', 'SELECT schedule, schedule_active, severity FROM retention.health()'),
-	'0 2 * * *|t|ok', 'health shows it');
-# It has never fired: quiet until rows should be gone
+	'0 2 * * *|t|info', 'health shows it');
+# It has never fired: no alarm until rows should be gone
+is($node->safe_psql('postgres', 'SELECT message FROM retention.health()'),
+	'No run has started yet, though one is scheduled: SELECT * FROM retention.check();', 'health: it has not fired yet');
+is($node->safe_psql('postgres', 'BEGIN; DELETE FROM execution_retention_policies; SET LOCAL retention.apply_default_policy = on;
+		SELECT severity, message FROM retention.health(); ROLLBACK'),
+	'info|No run has started yet, though one is scheduled: SELECT * FROM retention.check();', 'health: nor for tenants without a policy');
 is( $node->safe_psql('postgres', '
 		BEGIN;
 		INSERT INTO executions (id, tenant_id, started_at) VALUES (1, ' . "'" . tenant(2) . "'" . q{, now() - interval '200 days');
@@ -86,7 +91,7 @@ is( $node->safe_psql('postgres', '
 		SELECT severity, message FROM retention.health();
 		ROLLBACK}),
 	'critical|Policies that need attention: 1 of 2.  See retention.status.'
-	  . '  No run has ever started, though one is scheduled: SELECT * FROM retention.check();',
+	  . '  No run has started yet, though one is scheduled: SELECT * FROM retention.check();',
 	'health: it has never fired');
 is( $node->safe_psql('postgres', q{
 		SET timezone = 'Europe/Berlin'; ALTER SYSTEM SET timezone = 'UTC'; SELECT pg_reload_conf()}),

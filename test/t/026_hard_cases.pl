@@ -712,6 +712,17 @@ foreach my $when ('BEFORE', 'AFTER')
 		sql_is($db, 'SELECT count(*) FROM executions WHERE id = 1', '1', "after the wait, $name: the row stays");
 		sql_is($db, 'SELECT * FROM leftover', '', "after the wait, $name: no lock is left");
 	}
+	# a rest before it does not shorten the wait
+	$node->safe_psql($db, "TRUNCATE executions, execution_retention_policies RESTART IDENTITY;
+		SELECT setval('passed', 1, false), give(1, 50)");
+	$holder->query_safe("BEGIN; UPDATE executions SET payload = 'x' WHERE id = 1");
+	$runner->query_safe("SET retention.lock_timeout = '5s'");
+	begin_statement($runner, "CALL retention.run(pause_between_batches => '5s')");
+	wait_for($node, $db, "SELECT waiting_for IS NOT NULL FROM last_run", 'after the rest: the run rests');
+	wait_for_waiting($db, $pid, "locktype = 'transactionid'", 'after the rest: the run waits');
+	$holder->query_safe('COMMIT');
+	my (undef, $messages) = end_statement($runner);
+	like($messages, qr/^NOTICE:  00000: retention run succeeded after .*: 50 rows deleted/m, 'after the rest: it takes the row as well');
 	$_->quit for $holder, $runner;
 }
 

@@ -320,6 +320,8 @@ follow(Round *round)
 		carry_out(round, &batch, &result);
 		deleted += result.deleted;
 		retention_plan_advance(plan, &batch, &result);
+		if (unit_random(2))
+			retention_plan_committed(plan);
 		if (round->others)
 			write_something(round);
 	}
