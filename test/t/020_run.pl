@@ -171,10 +171,12 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	# what history says
 	is(last_run($node, "status, stop_reason, run_by = current_user, only_tenant IS NULL,
 			tenants_due, tenants, tenants_busy, tenants_failed, rows_deleted,
-			rows_skipped_locked, rows_skipped_protected, waited_ms, waited_for IS NULL,
+			rows_skipped_locked, rows_skipped_protected,
+			-- on a slow server the session before may not be gone yet
+			CASE WHEN waited_ms = 0 THEN waited_for IS NULL ELSE waited_for = 'other sessions' END,
 			waiting_for IS NULL, current_tenant IS NULL, message IS NULL,
 			finished_at > started_at, wal_bytes > 100000, retention.run_is_alive(id)"),
-		"succeeded|done|t|t|55|55|0|0|$goes|0|0|0|t|t|t|t|t|t|f", 'history: the run');
+		"succeeded|done|t|t|55|55|0|0|$goes|0|0|t|t|t|t|t|t|f", 'history: the run');
 	is(last_run($node, 'rows_estimated BETWEEN rows_deleted AND 2 * rows_deleted'), 't',
 		'history: its estimate is of the right size');
 	is($node->safe_psql('postgres', q{
@@ -331,7 +333,8 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	my $others = 0;
 	while (last_run($node, "bool_or(pid = $run->{pid} AND status = 'running') OVER ()") eq 't')
 	{
-		run($node, "'$few'", name => 'alive: another run') if $others++ < 5;
+		# who asks all the time makes it rest
+		$others++ < 5 ? run($node, "'$few'", name => 'alive: another run') : sleep 2;
 	}
 	wait_until_over($run, 'alive');
 	unlike(finish_run($run), qr/WARNING|ERROR/, 'alive: it ends well');
