@@ -225,7 +225,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
 		"$name: some is deleted");
 	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
 	wait_until_over($run, $name);
@@ -267,7 +267,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 500, pause_between_batches => '500 ms'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
 		"$name: some is deleted");
 	$node->safe_psql('postgres', 'CLUSTER executions USING executions_pkey');
 	wait_until_over($run, $name);
@@ -295,7 +295,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
 		"$name: the other walks");
 	remember($node, force => 1);
 	my $forced = q{SELECT count(*) FROM oracle JOIN executions USING (id) WHERE goes AND oracle.tenant_id = md5('tenant7')::uuid};
@@ -317,7 +317,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1",
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
 		"$name: the other walks");
 	$node->safe_psql('postgres', q{INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep)
 		VALUES (md5('tenant60')::uuid, 5, 0)});
@@ -514,7 +514,7 @@ foreach my $hours (1, 12)
 	refill(12);
 	my $holder = $node->background_psql('postgres');
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '20 ms'});
-	wait_for($node, 'postgres', 'SELECT rows_deleted > 0 FROM retention.run_history ORDER BY id DESC LIMIT 1', "$name: it walks");
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}", "$name: it walks");
 	$holder->query_safe('BEGIN; LOCK TABLE execution_retention_policies IN SHARE MODE');
 	wait_until_over($run, $name);
 	my $err = finish_run($run);
