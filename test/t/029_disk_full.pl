@@ -264,6 +264,10 @@ foreach my $case ([ 'retention.run_tenant', 'failed', 'failed' ], [ 'retention.r
 	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, 'batch_size => 300');
 	wait_until_stopped($run, 'WAL');
+	# what is committed so far goes to disk: a run leaves that to others, and this commit does not
+	my $before = gone($node);
+	cmp_ok($before, '>', 0, 'WAL: some rows are gone');
+	$node->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'test', '')});
 	isnt(on_disk('dd if=/dev/zero of=wal/ballast bs=64k; df -k wal | grep -q "100%"; test $? != 0'), 0,
 		'WAL: the disk is full');
 	$holder->query_until(qr/released/, "SELECT pg_advisory_unlock(4711);\n\\echo released\n");
@@ -282,7 +286,7 @@ foreach my $case ([ 'retention.run_tenant', 'failed', 'failed' ], [ 'retention.r
 	is(on_disk('rm wal/ballast'), 0, 'WAL: there is room again');
 	$node->start;
 	is(last_run($node, 'status, retention.run_is_alive(id)'), 'running|f', 'WAL: the run did not end');
-	cmp_ok(gone($node), '>=', 600, 'WAL: what was committed is gone');
+	cmp_ok(gone($node), '>=', $before, 'WAL: what was committed is gone');
 	truth('WAL');
 	mischief($node);
 	$node->safe_psql('postgres', 'DROP TRIGGER wal ON executions');
