@@ -60,7 +60,8 @@ sub refill
 # ---- A pace and a pause: the run waits for both, and says so.
 {
 	refill();
-	run($node, q{batch_size => 100, max_rows_per_second => 2000, pause_between_batches => '100 ms'},
+	# a batch's 200 rows are a second by the pace, whose rest ends before the pause after them
+	run($node, q{batch_size => 200, max_rows_per_second => 200, pause_between_batches => '1500 ms'},
 		name => 'two limits');
 	is(verdict($node), '0|0', 'two limits: exactly the due rows went');
 	my $waited = $node->safe_psql('postgres',
