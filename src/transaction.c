@@ -50,7 +50,8 @@
  * While other sessions are at work, a transaction holds no more rows than this:
  * who needs the processor, or has to write the log, waits less behind a few rows
  * than behind many.  Others count as at work for so long after they were seen
- * twice, and so far apart: a session that begins, or asks one thing, is no load.
+ * twice, so far apart or more and within that time or at two looks in a row: a
+ * session that begins, or asks one thing, is no load.
  */
 #define YIELDING_BATCH 100
 #define YIELDING_TIME USECS_PER_SEC
@@ -513,10 +514,14 @@ look_for_others(RetentionRun *run)
 		bool		seen = retention_throttle_sees_others();
 
 		run->look_at = now + retention_throttle_look_interval();
-		if (seen && now - run->seen_at > YIELDING_TIME)
+		if (seen && now - run->seen_at >= GLIMPSE)
+		{
+			/* after a slow transaction, the last look was long ago */
+			if (run->saw_others || now - run->seen_at <= YIELDING_TIME)
+				run->yields_until = now + YIELDING_TIME;
 			run->seen_at = now;
-		else if (seen && now - run->seen_at >= GLIMPSE)
-			run->yields_until = now + YIELDING_TIME;
+		}
+		run->saw_others = seen;
 	}
 	others = now < run->yields_until;
 	run->batch_size = others && run->limits.pause == 0 ?
