@@ -37,7 +37,7 @@ SELECT bd.clean(100, 10);
 SELECT count(*), min(id), max(id) FROM executions;
 -- what was known to be due is not any more, since the newest rows went for the first time; then they go again
 SELECT bd.fill(3000);
-INSERT INTO bd.plan VALUES (5, 100, 3000, 0.15), (75, 90, 99, 0);
+INSERT INTO bd.plan VALUES (5, 100, 3000, 2), (75, 90, 99, 0);
 SELECT bd.clean(10, 10);
 SELECT count(*), min(id), max(id) FROM executions;
 -- a batch larger than the minimum

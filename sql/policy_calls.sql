@@ -105,7 +105,7 @@ LANGUAGE sql AS $$
     FROM retention.cleanup_tenant(pc.t(n), force)
 $$;
 CREATE VIEW pc.recorded AS
-SELECT right(tenant_id::text, 2) AS tenant, last_cleanup_at > now() - interval '1 minute' AS recent,
+SELECT right(tenant_id::text, 2) AS tenant, last_cleanup_at > now() - interval '1 hour' AS recent,
        last_cleanup_deleted_count AS deleted, updated_at = created_at AS untouched
 FROM execution_retention_policies ORDER BY tenant_id;
 INSERT INTO executions SELECT i, pc.t(1 + i % 2), timestamptz '2020-01-01' + i * interval '1 hour', '2020-01-01' FROM generate_series(1, 400) i;

@@ -149,6 +149,7 @@ sub untouched
 	$cleaner->query('SELECT 1');
 	like($cleaner->{stderr}, qr/canceling statement due to user request/,
 		'outside: with an error');
+	$holder->query_safe('SELECT pg_advisory_unlock(4711)');
 	$holder->quit;
 	$cleaner->quit;
 	untouched('outside');
@@ -156,8 +157,8 @@ sub untouched
 
 # ---- statement_timeout in the middle of a batch: no time left to stop in order.
 {
-	mischief(2050, 'sleep');
-	my $err = psql_fails($node, 'postgres', "SET statement_timeout = '1s'; $call",
+	mischief(150, 'sleep');
+	my $err = psql_fails($node, 'postgres', "SET statement_timeout = '5s'; $call",
 		'57014', 'statement_timeout');
 	like($err, qr/canceling statement due to statement timeout/,
 		'statement_timeout: by the timeout');
@@ -182,7 +183,7 @@ sub untouched
 # ---- batches and keeps what it has done.  Each row takes 5 ms and more, all of them 25 s.
 {
 	mischief(0, 'dawdle');
-	my $s = cleanup($node, 'postgres', $t1, before => "SET statement_timeout = '3s'",
+	my $s = cleanup($node, 'postgres', $t1, before => "SET statement_timeout = '10s'",
 		retention_days => 30, min_executions_to_keep => 0, batch_size => 10);
 
 	is($s->{stop_reason}, 'time', 'time: stops by itself');

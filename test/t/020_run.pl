@@ -305,10 +305,13 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 {
 	$node->safe_psql('postgres', rows_of($big, 4000, newest => 80, first => 300_001));
 	remember($node);
+	mischief($node, 300_100 => 'wait');
+	my $looker = $node->background_psql('postgres');
+	$looker->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, "tenant => '$big', batch_size => 1", before => 'SET synchronous_commit = off');
-	wait_for($node, 'postgres', 'SELECT count(*) > 0 FROM gone', 'alive: the run has begun');
+	wait_until_stopped($run, 'alive');
 	# "dead" though history, looked at later, still has it as running
-	my ($looks, $dead) = split /\|/, $node->safe_psql('postgres', q{
+	my ($looks, $dead) = split /\|/, $looker->query_safe(q{
 		CREATE TABLE looks (n integer, dead integer);
 		DO $$
 		DECLARE
@@ -316,6 +319,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 			dead integer := 0;
 			n integer := 0;
 		BEGIN
+			PERFORM pg_advisory_unlock(4711);
 			LOOP
 				SELECT id, status, retention.run_is_alive(id) AS alive INTO r
 				FROM retention.run_history ORDER BY id DESC LIMIT 1;
@@ -328,6 +332,8 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 			INSERT INTO looks VALUES (n, dead);
 		END $$;
 		SELECT * FROM looks});
+	$looker->quit;
+	mischief($node);
 	cmp_ok($looks, '>', 100, "alive: looked at it $looks times");
 	is($dead, '0', 'alive: it was, each time');
 	my $others = 0;

@@ -275,7 +275,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	# new settings of the server do not wake it for good, nor does a NOTIFY
 	refill(300);
 	$run = start_run($node, "pause_between_batches => '1 s', batch_size => 100", before => 'LISTEN something');
-	wait_for($node, 'postgres', "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $run->{pid}",
+	wait_for($node, 'postgres', "SELECT wait_event_type = 'Extension' AND query ~ '^retention: waiting for' FROM pg_stat_activity WHERE pid = $run->{pid}",
 		'woken: it sleeps');
 	$node->safe_psql('postgres', 'NOTIFY something') for 1 .. 3;
 	$node->reload;

@@ -34,7 +34,7 @@ mkdir $small or die "could not make $small: $!";
 my ($said, $complaint) = ('', '');
 my $keeper = IPC::Run::start(
 	[ 'unshare', '-Urm', 'sh', '-c', "cd '$small' && mkdir wal ts && mount -t tmpfs -o size=32m wal wal
-		&& mount -t tmpfs -o size=256k ts ts && mkdir -m 700 wal/pg_wal ts/space && echo ready && exec sleep 600" =~ s/\n\s*/ /r ],
+		&& mount -t tmpfs -o size=256k ts ts && mkdir -m 700 wal/pg_wal ts/space && echo ready && exec sleep 3600" =~ s/\n\s*/ /r ],
 	'>', \$said, '2>', \$complaint);
 $keeper->pump until $said =~ /ready/ || !$keeper->pumpable;
 like($said, qr/ready/, 'the small disks are there') or BAIL_OUT($complaint);

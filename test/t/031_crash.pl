@@ -68,6 +68,7 @@ my $observer;
 sub observe
 {
 	$observer = $node->background_psql('postgres');
+	$observer->set_query_timer_restart();
 	return;
 }
 
@@ -431,7 +432,7 @@ sub fault
 	$survived{$what}++ if $counts;
 	$hits{$kind}++
 	  if $counts && $what ne 'kill postmaster at the answer' && ($kind ne 'walk' || @{ $victim->{walks} });
-	$scale{$kind} *= $counts ? 1.05 : 0.85;
+	$scale{$kind} *= $answered && !$counts ? 0.85 : 1.05;
 	return ($counts, $gone);
 }
 

@@ -138,7 +138,7 @@ foreach my $hours (1, 12)
 	refill(12);
 	my $held = $node->safe_psql('postgres', q{SELECT min(id) FROM oracle WHERE goes AND tenant_id = md5('tenant36')::uuid});
 	$app->query_safe("BEGIN; UPDATE executions SET started_at = now() WHERE id = $held");
-	my $run = start_run($node, 'batch_size => 50');
+	my $run = start_run($node, 'batch_size => 50', before => "SET retention.lock_timeout = '180s'");
 	wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $run->{pid} AND NOT granted",
 		"$name: the run comes to it");
 	$app->query_safe('COMMIT');
@@ -282,7 +282,8 @@ foreach my $hours (1, 12)
 	refill(12);
 	my @runs = map { start_run($node, q{batch_size => 20, pause_between_batches => '5 ms'}) } 1 .. 2;
 	wait_until_over($_, $name) foreach @runs;
-	unlike(finish_run($_), qr/WARNING|ERROR/, "$name: no word of each other") foreach @runs;
+	# but for the policies, where the other may hold one
+	unlike(finish_run($_), qr/WARNING:  (?!55P03: could not note)|ERROR/, "$name: no word of each other") foreach @runs;
 	is(verdict($node), '0|0', "$name: as the oracle says");
 	is($node->safe_psql('postgres', 'SELECT sum(rows_deleted) FROM (SELECT rows_deleted FROM retention.run_history
 			ORDER BY id DESC LIMIT 2) AS x'), gone($node), "$name: history adds up");
@@ -494,10 +495,11 @@ foreach my $hours (1, 12)
 # test here that takes as long as it says.
 {
 	my $name = 'long walk';
-	my $claimed = 'SELECT sum(rows_deleted) FROM retention.run_tenant WHERE run_id = (SELECT max(id) FROM retention.run_history)';
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 100, pause_between_batches => '11 s'});
+	my $claimed = "SELECT sum(rows_deleted) FROM retention.run_tenant
+		WHERE run_id = (SELECT max(id) FROM retention.run_history WHERE pid = $run->{pid})";
 	wait_for($node, 'postgres', "SELECT ($claimed) > 0", "$name: it writes");
 	is(last_run($node, 'status'), 'running', "$name: in the middle");
 	cmp_ok($node->safe_psql('postgres', $claimed), '<=', gone($node), "$name: not more than it has done");
@@ -512,10 +514,16 @@ foreach my $hours (1, 12)
 	my $name = 'locked policies';
 
 	refill(12);
+	my $last = $node->safe_psql('postgres', 'SELECT max(id) FROM oracle WHERE goes');
+	$node->safe_psql('postgres', "CREATE TRIGGER stop_here AFTER DELETE ON executions
+		FOR EACH ROW WHEN (OLD.id = $last) EXECUTE FUNCTION make_mischief()");
+	mischief($node, $last => 'wait');
 	my $holder = $node->background_psql('postgres');
-	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '20 ms'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}", "$name: it walks");
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	my $run = start_run($node, 'batch_size => 20');
+	wait_until_stopped($run, $name);
 	$holder->query_safe('BEGIN; LOCK TABLE execution_retention_policies IN SHARE MODE');
+	release($holder);
 	wait_until_over($run, $name);
 	my $err = finish_run($run);
 	like($err, qr/WARNING:  55P03: could not note in the policies that tenants were cleaned\nDETAIL:  canceling statement due to lock timeout/,
@@ -526,6 +534,8 @@ foreach my $hours (1, 12)
 	is($node->safe_psql('postgres', 'SELECT sum(rows_deleted) FROM retention.run_tenant
 			WHERE run_id = (SELECT max(id) FROM retention.run_history)'), gone($node), "$name: history has all");
 	$holder->quit;
+	$node->safe_psql('postgres', 'DROP TRIGGER stop_here ON executions');
+	mischief($node);
 }
 
 # ---- Nobody but a walk is told anything.

@@ -42,7 +42,7 @@ my $seconds = $ENV{RETENTION_STRESS_SECONDS} || 20;
 my $seed = $ENV{RETENTION_SEED} || int(time) % 1_000_000;
 my $node = start_node('stress', 'max_connections = 40', 'autovacuum = on', 'autovacuum_naptime = 1s',
 	# less than the patience of runs, who so come to see deadlocks themselves
-	'deadlock_timeout = 20ms', 'log_lock_waits = on', q{log_line_prefix = '%m [%p] %q%a %e '});
+	'deadlock_timeout = 20ms', 'retention.lock_timeout = 10s', 'log_lock_waits = on', q{log_line_prefix = '%m [%p] %q%a %e '});
 my %sum = (rows => 0, checks => 0, violations => 0, inserted => 0, runs => 0, walks => 0, calls => 0, ddl => 0,
 	deadlocks => 0, deadlocks_of_runs => 0);
 
@@ -303,7 +303,7 @@ sub is_over
 {
 	my ($run) = @_;
 
-	return $node->safe_psql($run->{db}, "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $run->{pid}") eq 't';
+	return $node->safe_psql($run->{db}, "SELECT state = 'idle' AND query ~ '^(CALL|retention: )' FROM pg_stat_activity WHERE pid = $run->{pid}") eq 't';
 }
 
 # Old rows for all tenants, and a run that walks over them, in the background.  The gate is open
@@ -473,7 +473,8 @@ sub check
 		SELECT (SELECT count(*) FROM calls), (SELECT sum(rows_skipped_locked) FROM retention.run_history)});
 	note("$db: $runs runs, $calls calls, rows held by others $skipped");
 
-	# in the end, in peace
+	# in the end, in peace, and not at the hour, when rows become due
+	$node->safe_psql($db, 'SELECT pg_sleep(20) WHERE extract(minute FROM now()) = 59 AND extract(second FROM now()) > 45');
 	$node->safe_psql($db, $attach) if $side eq 't';
 	my $goes = $node->safe_psql($db, q{
 		UPDATE execution_retention_policies SET is_enabled = true;

@@ -129,20 +129,19 @@ sub done
 # ---- No connection is left: a run needs none but its own.
 {
 	my $name = 'no connection left';
-	my (@sessions, $refused);
+	my @sessions;
 
 	refill($name, 1000, 250 => 'wait');
 	my $holder = $node->background_psql('postgres');
 	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, 'batch_size => 100');
 	wait_until_stopped($run, $name);
-	until ($refused)
+	# who looked last may not be gone yet
+	for (my $i = 0; @sessions < 10 && $i < 500; $i++)
 	{
 		push @sessions, eval { $node->background_psql('postgres') };
-		($refused) = $@ =~ /./ ? 1 : 0;
-		last if @sessions > 20;
 	}
-	cmp_ok(scalar(@sessions), '<=', 12, "$name: the sessions are taken");
+	is(scalar(@sessions), 10, "$name: the sessions are taken");
 	my ($rc, $out, $err) = $node->psql('postgres', 'CALL retention.run()');
 	is($rc, 2, "$name: no run can begin");
 	like($err, qr/FATAL:  (sorry, too many clients already|remaining connection slots)/, "$name: and says why");
@@ -190,14 +189,14 @@ SKIP:
 	skip 'transaction_timeout came with PostgreSQL 17', 1
 	  if $node->safe_psql('postgres', q{SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'}) eq '0';
 	refill($name, 500);
-	my $run = start_run($node, "batch_size => 100, pause_between_batches => '3 s'",
-		before => "SET transaction_timeout = '1s'");
+	my $run = start_run($node, "batch_size => 400, pause_between_batches => '12 s'",
+		before => "SET transaction_timeout = '4s'");
 	wait_until_over($run, $name);
 	unlike(finish_run($run), qr/WARNING|ERROR|FATAL/, "$name: rests longer than that do not matter");
 	done($name, 'succeeded');
 
 	refill("$name, slow", 500);
-	$run = start_run($node, 'batch_size => 50, max_rows_per_second => 100', before => "SET transaction_timeout = '900ms'");
+	$run = start_run($node, 'batch_size => 50, max_rows_per_second => 100', before => "SET transaction_timeout = '4s'");
 	wait_until_over($run, "$name, slow");
 	unlike(finish_run($run), qr/WARNING|ERROR|FATAL/, "$name, slow: nor does the whole run");
 	done("$name, slow", 'succeeded');

@@ -48,6 +48,9 @@ sub pages_per_update
 	my @before = counted();
 	run($node, "'$tenant', batch_size => 1", name => "$rows transactions");
 	is(last_run($node, 'status, rows_deleted'), "succeeded|$rows", "$rows transactions: all done");
+	# it leaves what it counted when it goes
+	wait_for($node, 'postgres', q{SELECT count(*) = 0 FROM pg_stat_activity
+		WHERE backend_type = 'client backend' AND state = 'idle' AND pid <> pg_backend_pid()}, 'the session of the run is gone');
 	my @after = counted();
 	my @pages;
 	foreach my $table (0, 1)
@@ -65,7 +68,7 @@ query(prepare_runs() . policy($tenant, 30, 0));
 
 # ---- Under an old snapshot, four times as many transactions cost four times as much.
 {
-	my $reader = $node->background_psql('postgres');
+	my $reader = $node->background_psql('postgres', timeout => 3600);
 
 	$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM retention.run_history');
 	my @few = pages_per_update(1000);

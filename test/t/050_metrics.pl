@@ -29,7 +29,7 @@ my @missing = grep { !$program{$_} } sort keys %program;
 plan skip_all => "not installed: @missing (scripts/deps monitoring)" if @missing;
 
 my ($t1, $t2) = (tenant(1), tenant(2));
-my $http = HTTP::Tiny->new(timeout => 20, proxy => undef, http_proxy => undef);
+my $http = HTTP::Tiny->new(timeout => $PostgreSQL::Test::Utils::timeout_default, proxy => undef, http_proxy => undef);
 my $dir = PostgreSQL::Test::Utils::tempdir;
 my @running;    # [name, handle, log]
 
@@ -256,7 +256,7 @@ my $prometheus = serve('prometheus', '/-/ready',
 	command => [
 		'--web.listen-address=ADDRESS', "--storage.tsdb.path=$dir/tsdb",
 		'--config.file=' . configure('prometheus.yml',
-			'rule_files:' => "global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files:",
+			'rule_files:' => "global: {scrape_interval: 2s, evaluation_interval: 1s}\nrule_files:",
 			'localhost:9187' => $postgres_exporter =~ s{^http://}{}r,
 			'localhost:9237' => $sql_exporter =~ s{^http://}{}r) ]);
 

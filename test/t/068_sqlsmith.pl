@@ -57,6 +57,9 @@ my @allowed = (
 	[ 'coerce_type', qr/failed to find conversion function from unknown to / ],
 	# the cast interval(interval, integer) with a number that is the typmod of no interval
 	[ 'intervaltypmodleastfield', qr/invalid INTERVAL typmod: / ],
+	[ 'AdjustIntervalForTypmod', qr/unrecognized interval typmod: / ],
+	# the output function of such a number, called by its name
+	[ 'intervaltypmodout', qr/invalid INTERVAL typmod: / ],
 );
 
 # The internal errors in a log whose place is in a file of ours, or whose context or statement

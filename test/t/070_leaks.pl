@@ -67,6 +67,7 @@ sub pages_of
 foreach my $kind (sort { ($a =~ /^run/) <=> ($b =~ /^run/) || $a cmp $b } keys %kinds)
 {
 	my $session = $node->background_psql('postgres');
+	$session->set_query_timer_restart();
 	my $pid = $session->query_safe('SET client_min_messages = error; SELECT pg_backend_pid()');
 	# A procedure that commits cannot run where errors are caught: it catches them itself.
 	my $body = $kind =~ /^run.*(tenants|due)$/ ? $kinds{$kind}

@@ -256,13 +256,13 @@ sub wait_until_stopped
 	return;
 }
 
-# Waits until the call has ended; the session is still there.
+# Waits until the call, which may not have begun, has ended; the session is still there.
 sub wait_until_over
 {
 	my ($run, $name) = @_;
 
 	wait_for($run->{node}, $run->{db},
-		"SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $run->{pid}",
+		"SELECT state = 'idle' AND query ~ '^(CALL retention|retention: )' FROM pg_stat_activity WHERE pid = $run->{pid}",
 		"$name: the call has ended");
 	return;
 }
