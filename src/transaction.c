@@ -49,9 +49,10 @@
 /*
  * While other sessions are at work, a transaction holds no more rows than this:
  * who needs the processor, or has to write the log, waits less behind a few rows
- * than behind many.  Others count as at work for so long after they were seen
- * twice, so far apart or more and within that time or at two looks in a row: a
- * session that begins, or asks one thing, is no load.
+ * than behind many.  Others count as at work for YIELDING_TIME after they were
+ * seen twice, GLIMPSE or more apart: within YIELDING_TIME, or, where transactions
+ * take longer than that, at two looks in a row.  A session that begins, or asks
+ * one thing, is no load.
  */
 #define YIELDING_BATCH 100
 #define YIELDING_TIME USECS_PER_SEC
@@ -585,9 +586,9 @@ void
 retention_transaction_look_around(RetentionRun *run)
 {
 	(void) look_for_others(run);
-	if (run->seen_at > 0)
+	if (run->saw_others)
 	{
-		nap(run, GLIMPSE);
+		nap(run, Max(GLIMPSE, run->look_at - retention_clock()));
 		(void) look_for_others(run);
 	}
 }

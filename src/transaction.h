@@ -55,7 +55,7 @@ typedef struct RetentionRun
 	int64		wait_noted_at;	/* when a wait was last put on record */
 	int64		longest;		/* the longest transaction, in microseconds */
 	int64		look_at;		/* when to look for other sessions again */
-	int64		seen_at;		/* when some were there */
+	int64		seen_at;		/* when some were last seen */
 	bool		saw_others;		/* whether some were at the last look */
 	int64		yields_until;	/* until when they count as at work */
 	RetentionProbe probe;

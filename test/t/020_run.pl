@@ -306,7 +306,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	$node->safe_psql('postgres', rows_of($big, 4000, newest => 80, first => 300_001));
 	remember($node);
 	mischief($node, 300_100 => 'wait');
-	my $looker = $node->background_psql('postgres');
+	my $looker = $node->background_psql('postgres', timeout => 3600);
 	$looker->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, "tenant => '$big', batch_size => 1", before => 'SET synchronous_commit = off');
 	wait_until_stopped($run, 'alive');

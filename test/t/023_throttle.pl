@@ -229,8 +229,8 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	refill(3000);
 	my $err = run($node, q{max_runtime => '700 ms', max_rows_per_second => 1000, batch_size => 100}, name => 'max_runtime');
 	like($err, qr/NOTICE:  00000: retention run partial/, 'max_runtime: says so');
-	is(last_run($node, "status, stop_reason, rows_deleted BETWEEN 100 AND 1500, finished_at - started_at < '30 s'"),
-		'partial|max_runtime|t|t', 'max_runtime: stops in time');
+	is(last_run($node, "status, stop_reason, rows_deleted BETWEEN 100 AND 1500"),
+		'partial|max_runtime|t', 'max_runtime: stops in time');
 	is(last_run($node, 'rows_deleted'), gone($node), 'max_runtime: on record');
 	is($node->safe_psql('postgres', 'SELECT last_cleanup_deleted_count FROM execution_retention_policies'),
 		gone($node), 'max_runtime: with the policy, too');
@@ -267,9 +267,11 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 
 	$run = start_run($node, "pause_between_batches => '1 hour', batch_size => 100");
 	wait_until_waiting($run, 'pause_between_batches', 'rest, terminated');
+	$began = time;
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($run->{pid}, 60000)");
+	cmp_ok(time - $began, '<', 30, 'rest, terminated: so is that');
 	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $run->{pid}"), '0',
-		'rest, terminated: at once');
+		'rest, terminated: the session is gone');
 	eval { $run->{session}->quit };
 
 	# new settings of the server do not wake it for good, nor does a NOTIFY
@@ -316,7 +318,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby_one');
 	run($node, "batch_size => 1000, pause_between_batches => '2 ms'", name => "$name: a pause");
 	is(last_run($node, 'rows_deleted, batches, waited_for'), '5000|5|pause_between_batches', "$name: so is a pause");
 
-	# where a batch and the rest after it are longer than others count as at work once seen
+	# where a batch and the rest after it take longer than others count as at work once seen
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.003); RETURN OLD; END $$;
 		CREATE TRIGGER slow BEFORE DELETE ON executions FOR EACH ROW EXECUTE FUNCTION slow()});

@@ -144,7 +144,7 @@ sub carry_on
 	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($primary, 'batch_size => 100');
 	wait_until_stopped($run, $name);
-	# a run's commits go to disk when others' do
+	# a run's commits do not wait for the disk; this brings them there
 	$primary->safe_psql('postgres', 'SELECT pg_switch_wal()');
 	$primary->wait_for_catchup($standby);
 	my $known = $standby->safe_psql('postgres',
