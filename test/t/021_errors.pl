@@ -294,8 +294,7 @@ foreach my $newest (29, 50)
 		my $run = start_run($node, '',
 			before => "SET deadlock_timeout = '10ms'; SET retention.lock_timeout = '1min'");
 		wait_until_stopped($run, 'deadlock');
-		my $in_time = stayed($ta) eq '314';
-		if ($in_time)
+		if (stayed($ta) eq '314')
 		{
 			$app->query_until(qr/updating/, "\\echo updating\nUPDATE executions SET note = 'mine' WHERE id = 100;\n");
 			wait_for($node, 'postgres', "

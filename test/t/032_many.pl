@@ -72,6 +72,15 @@ sub check
 	return;
 }
 
+# Waits until the run has committed something.
+sub wait_until_deleting
+{
+	my ($run, $name) = @_;
+
+	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}", $name);
+	return;
+}
+
 sub walk_of
 {
 	my ($arguments, $name) = @_;
@@ -225,8 +234,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
-		"$name: some is deleted");
+	wait_until_deleting($run, "$name: some is deleted");
 	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
 	wait_until_over($run, $name);
 	finish_run($run);
@@ -267,8 +275,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 500, pause_between_batches => '500 ms'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
-		"$name: some is deleted");
+	wait_until_deleting($run, "$name: some is deleted");
 	$node->safe_psql('postgres', 'CLUSTER executions USING executions_pkey');
 	wait_until_over($run, $name);
 	unlike(finish_run($run), qr/WARNING|ERROR/, "$name: no word of it");
@@ -296,8 +303,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
-		"$name: the other walks");
+	wait_until_deleting($run, "$name: the other walks");
 	remember($node, force => 1);
 	my $forced = q{SELECT count(*) FROM oracle JOIN executions USING (id) WHERE goes AND oracle.tenant_id = md5('tenant7')::uuid};
 	cmp_ok($node->safe_psql('postgres', $forced), '>', 0, "$name: there is something to force");
@@ -318,8 +324,7 @@ foreach my $hours (1, 12)
 
 	refill(12);
 	my $run = start_run($node, q{batch_size => 20, pause_between_batches => '1 minute'});
-	wait_for($node, 'postgres', "SELECT rows_deleted > 0 FROM retention.run_history WHERE pid = $run->{pid}",
-		"$name: the other walks");
+	wait_until_deleting($run, "$name: the other walks");
 	$node->safe_psql('postgres', q{INSERT INTO execution_retention_policies (tenant_id, retention_days, min_executions_to_keep)
 		VALUES (md5('tenant60')::uuid, 5, 0)});
 	remember($node);

@@ -303,7 +303,7 @@ sub is_over
 {
 	my ($run) = @_;
 
-	return $node->safe_psql($run->{db}, "SELECT state = 'idle' AND query ~ '^(CALL|retention: )' FROM pg_stat_activity WHERE pid = $run->{pid}") eq 't';
+	return $node->safe_psql($run->{db}, over_query($run)) eq 't';
 }
 
 # Old rows for all tenants, and a run that walks over them, in the background.  The gate is open

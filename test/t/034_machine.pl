@@ -146,7 +146,7 @@ sub done
 	is($rc, 2, "$name: no run can begin");
 	like($err, qr/FATAL:  (sorry, too many clients already|remaining connection slots)/, "$name: and says why");
 	release($holder);
-	until ($holder->query_safe("SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $run->{pid}") eq 't') { }
+	until ($holder->query_safe(over_query($run)) eq 't') { }
 	unlike(finish_run($run), qr/WARNING|ERROR/, "$name: the run that was under way does not care");
 	$_->quit foreach @sessions;
 	$holder->quit;

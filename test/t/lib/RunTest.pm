@@ -14,7 +14,7 @@ use Test::More;
 
 our @EXPORT =
   qw(rows_of policy prepare_runs mischief remember verdict gone last_run run
-  start_run wait_until_stopped wait_until_over finish_run release no_locks_left truth_query walks_of);
+  start_run wait_until_stopped wait_until_over finish_run release no_locks_left truth_query over_query walks_of);
 
 # SQL that gives one tenant "rows" rows, one an hour, the newest "newest" days and half
 # an hour old, so that none of them becomes due while a test goes on.  Every "nulls"-th
@@ -256,14 +256,20 @@ sub wait_until_stopped
 	return;
 }
 
-# Waits until the call, which may not have begun, has ended; the session is still there.
+# SQL that says whether the call, which may not have begun, has ended; the session is still there.
+sub over_query
+{
+	my ($run) = @_;
+
+	return "SELECT state = 'idle' AND query ~ '^(CALL retention|retention: )' FROM pg_stat_activity WHERE pid = $run->{pid}";
+}
+
+# Waits until it has.
 sub wait_until_over
 {
 	my ($run, $name) = @_;
 
-	wait_for($run->{node}, $run->{db},
-		"SELECT state = 'idle' AND query ~ '^(CALL retention|retention: )' FROM pg_stat_activity WHERE pid = $run->{pid}",
-		"$name: the call has ended");
+	wait_for($run->{node}, $run->{db}, over_query($run), "$name: the call has ended");
 	return;
 }
 
