@@ -822,7 +822,9 @@ DECLARE
 	schedule_hint text := 'A schedule has five fields: minute, hour, day of month, month, day of week; ''0 2 * * *'' is every night at two.';
 	setting_hint text := CASE WHEN cron IS NULL THEN 'This one is the setting retention.schedule.' END;
 	other_role text;
-	is_active boolean;
+	wanted record;
+	made_id bigint;
+	is_fit boolean;
 	error_code text;
 	error_message text;
 	error_hint text;
@@ -866,18 +868,21 @@ BEGIN
 			WHERE jobname = $1 AND username <> current_user'
 		INTO other_role USING job_name;
 		IF other_role IS NULL THEN
-			EXECUTE 'SELECT cron.schedule($1, $2, $3)'
-			INTO job_id USING job_name, schedule, command;
-			EXECUTE 'SELECT active FROM cron.job WHERE jobid = $1'
-			INTO is_active USING job_id;
-			IF NOT is_active THEN
-				-- the one way to wake it that every role has
-				EXECUTE 'SELECT cron.unschedule($1)' USING job_id;
+			FOR wanted IN SELECT * FROM (VALUES (job_name, schedule, command),
+				(prune_name, prune_schedule, prune_command)) AS w (name, schedule, command)
+			LOOP
 				EXECUTE 'SELECT cron.schedule($1, $2, $3)'
-				INTO job_id USING job_name, schedule, command;
-			END IF;
-			EXECUTE 'SELECT cron.schedule($1, $2, $3)'
-			USING prune_name, prune_schedule, prune_command;
+				INTO made_id USING wanted.name, wanted.schedule, wanted.command;
+				EXECUTE 'SELECT active AND nodename = coalesce($2, nodename) FROM cron.job WHERE jobid = $1'
+				INTO is_fit USING made_id, retention.visible_setting('cron.host');
+				IF NOT is_fit THEN
+					-- the one way to wake it, or to let it connect elsewhere, that every role has
+					EXECUTE 'SELECT cron.unschedule($1)' USING made_id;
+					EXECUTE 'SELECT cron.schedule($1, $2, $3)'
+					INTO made_id USING wanted.name, wanted.schedule, wanted.command;
+				END IF;
+				job_id := coalesce(job_id, made_id);
+			END LOOP;
 		END IF;
 	EXCEPTION WHEN OTHERS THEN
 		GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE,
@@ -1221,6 +1226,7 @@ DECLARE
 	is_recent boolean;
 	cron_database text := retention.visible_setting('cron.database_name');
 	cron_zone text := retention.visible_setting('cron.timezone');
+	cron_is_old boolean;
 	server_zone text;
 BEGIN
 	RETURN QUERY SELECT 'warning', 'setting retention.enabled',
@@ -1311,7 +1317,7 @@ BEGIN
 			(j.last_status = 'failed', 'warning',
 				format('Its last start failed: %s.', rtrim(j.last_message, E'.\n ')),
 				CASE j.last_message WHEN 'connection failed'
-					THEN 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect; it needs one of max_connections.' END)
+					THEN 'pg_cron needs one of max_connections.  Set cron.host and pg_hba.conf so that it can connect, or cron.use_background_workers = on; then SELECT * FROM retention.schedule();' END)
 			) AS f (applies, severity, finding, advice)
 		WHERE f.applies;
 
@@ -1321,10 +1327,19 @@ BEGIN
 		FROM retention.scheduled_jobs() AS j WHERE j.kind = 'run' AND j.active
 		HAVING count(*) > 1;
 
+		SELECT e.extversion ~ '^1\.[0-4]\M' INTO cron_is_old
+		FROM pg_extension AS e WHERE e.extname = 'pg_cron';
+
+		-- its launcher waits for the worker to say something
+		RETURN QUERY SELECT 'warning', 'setting cron.use_background_workers',
+			'While a run goes on, this version of pg_cron starts no other job of the server.',
+			'Upgrade pg_cron to 1.5 or later; or set this to off, and cron.host and pg_hba.conf so that pg_cron can connect; then SELECT * FROM retention.schedule();'
+		WHERE cron_is_old AND retention.visible_setting('cron.use_background_workers') = 'on'
+			AND EXISTS (SELECT FROM retention.scheduled_jobs() AS j WHERE j.kind = 'run' AND j.active);
+
 		-- before 1.5 there is no such setting and schedules are in GMT
-		IF cron_zone IS NULL THEN
-			SELECT 'GMT' INTO cron_zone FROM pg_extension AS e
-			WHERE e.extname = 'pg_cron' AND e.extversion ~ '^1\.[0-4]\M';
+		IF cron_zone IS NULL AND cron_is_old THEN
+			cron_zone := 'GMT';
 		END IF;
 		SELECT s.reset_val INTO server_zone FROM pg_settings AS s WHERE s.name = 'TimeZone';
 		RETURN QUERY SELECT 'info', 'extension pg_cron',
@@ -2158,7 +2173,7 @@ COMMENT ON FUNCTION retention.has_cron() IS
 COMMENT ON FUNCTION retention.scheduled_jobs() IS
 	'The jobs of pg_cron in this database that clean, and how each went last';
 COMMENT ON FUNCTION retention.schedule(text) IS
-	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that. A second job removes the details of our jobs after retention.history_days. Where pg_cron is in another database, returns the statement to run there.';
+	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that, wakes the job, and makes it anew where cron.host has changed. A second job removes the details of our jobs after retention.history_days. Where pg_cron is in another database, returns the statement to run there.';
 COMMENT ON FUNCTION retention.unschedule() IS
 	'Removes the jobs of retention.schedule()';
 COMMENT ON FUNCTION retention.executions() IS

@@ -120,6 +120,16 @@ is($node->safe_psql('postgres', q{SELECT count(*), bool_and(active) FROM retenti
 	'1|t', 'it is active');
 $id = $node->safe_psql('postgres', q{SELECT job_id FROM retention.scheduled_jobs WHERE kind = 'run'});
 
+# A job connects to the cron.host that was set when it was made
+my $hosts = q{SELECT string_agg(nodename, ' ') FROM cron.job};
+my $host = $node->safe_psql('postgres', 'SHOW cron.host');
+is($node->safe_psql('postgres', $hosts), "$host $host", 'both jobs connect where the setting says');
+$node->safe_psql('postgres', q{UPDATE cron.job SET nodename = 'elsewhere'});
+$id = $node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()');
+is($node->safe_psql('postgres', $hosts), "$host $host", 'where it said something else, they are made anew');
+is($node->safe_psql('postgres', q{SELECT job_id, schedule FROM retention.scheduled_jobs WHERE kind = 'run'}),
+	"$id|0 2 * * *", 'and it is the job that runs whose number is returned');
+
 # pg_cron's own errors come through, with help
 $error = psql_fails($node, 'postgres', q{SELECT * FROM retention.schedule('at night')}, '22023', 'no schedule');
 # from 1.5 on pg_cron has a hint of its own
@@ -146,7 +156,7 @@ $node->safe_psql('postgres', qq{
 	VALUES ($id, 1006, 'postgres', current_user, 'CALL retention.run()', 'failed', 'connection failed')});
 is($node->safe_psql('postgres', 'SELECT severity, object, finding, advice FROM retention.check_schedule()'),
 	'warning|job retention:postgres|Its last start failed: connection failed.|'
-	  . 'Set cron.use_background_workers = on, or cron.host and pg_hba.conf so that pg_cron can connect; it needs one of max_connections.',
+	  . 'pg_cron needs one of max_connections.  Set cron.host and pg_hba.conf so that it can connect, or cron.use_background_workers = on; then SELECT * FROM retention.schedule();',
 	'check: cannot connect');
 
 # The pruning job's command, as pg_cron would run it

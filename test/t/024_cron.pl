@@ -49,6 +49,9 @@ foreach my $mode (sort keys %settings)
 	$node{$mode} = prepare($mode);
 }
 
+my $cron_is_old = $node{libpq}->safe_psql('postgres', q{
+	SELECT extversion::numeric < 1.5 FROM (SELECT split_part(extversion, '-', 1) FROM pg_extension WHERE extname = 'pg_cron') AS e (extversion)}) eq 't';
+
 # A server on which no connection is left when pg_cron wants one.
 my $full = prepare('libpq_full', 'max_connections = 8', 'superuser_reserved_connections = 0');
 my %patient = (timeout => 3 * $PostgreSQL::Test::Utils::timeout_default);
@@ -129,6 +132,11 @@ foreach my $mode (sort keys %settings)
 			SELECT last_status, kind FROM retention.scheduled_jobs
 			WHERE kind = 'run' AND last_status = 'succeeded'}), "succeeded|run\nsucceeded|run",
 		"$mode: retention.scheduled_jobs has it");
+	is($node->safe_psql('postgres', q{
+			SELECT severity, finding FROM retention.check_schedule() WHERE object = 'setting cron.use_background_workers'}),
+		$mode eq 'workers' && $cron_is_old
+		? 'warning|While a run goes on, this version of pg_cron starts no other job of the server.' : '',
+		"$mode: check knows the one that waits for its workers");
 	unlike(slurp_file($node->logfile), qr/WARNING|ERROR|FATAL/, "$mode: nobody complains in the log");
 	$node->stop;
 }
