@@ -632,7 +632,7 @@ BEGIN
 		WHERE expected AND schedule IS NULL
 			AND coalesce(last_started, '-infinity') < now() - patience
 		UNION ALL
-		SELECT 'warning', 'The scheduled job is inactive: SELECT * FROM retention.schedule();'
+		SELECT 'warning', format('The scheduled job is inactive: SELECT * FROM retention.schedule(%L);', schedule)
 		WHERE NOT schedule_active
 		UNION ALL
 		SELECT 'critical', 'The schedule does not fire: SELECT * FROM retention.check();'
@@ -873,10 +873,12 @@ BEGIN
 			LOOP
 				EXECUTE 'SELECT cron.schedule($1, $2, $3)'
 				INTO made_id USING wanted.name, wanted.schedule, wanted.command;
-				EXECUTE 'SELECT active AND nodename = coalesce($2, nodename) FROM cron.job WHERE jobid = $1'
-				INTO is_fit USING made_id, retention.visible_setting('cron.host');
+				EXECUTE 'SELECT active AND database = $2 AND nodeport = current_setting(''port'')::integer
+						AND nodename = coalesce($3, nodename)
+					FROM cron.job WHERE jobid = $1'
+				INTO is_fit USING made_id, database, retention.visible_setting('cron.host');
 				IF NOT is_fit THEN
-					-- the one way to wake it, or to let it connect elsewhere, that every role has
+					-- what it does not change by itself; this way every role may
 					EXECUTE 'SELECT cron.unschedule($1)' USING made_id;
 					EXECUTE 'SELECT cron.schedule($1, $2, $3)'
 					INTO made_id USING wanted.name, wanted.schedule, wanted.command;
@@ -1226,8 +1228,10 @@ DECLARE
 	is_recent boolean;
 	cron_database text := retention.visible_setting('cron.database_name');
 	cron_zone text := retention.visible_setting('cron.timezone');
-	cron_is_old boolean;
+	-- before 1.5 there is no such setting
+	cron_is_old boolean := cron_zone IS NULL AND cron_database IS NOT NULL;
 	server_zone text;
+	again text;
 BEGIN
 	RETURN QUERY SELECT 'warning', 'setting retention.enabled',
 		'It is off: runs do nothing.',
@@ -1287,6 +1291,12 @@ BEGIN
 			'You may not see its jobs.',
 			format('GRANT USAGE ON SCHEMA cron TO %I;', current_user);
 	ELSE
+		-- the schedule that it has, not that of the setting
+		SELECT format('SELECT * FROM retention.schedule(%L);', j.schedule) INTO again
+		FROM retention.scheduled_jobs() AS j WHERE j.kind = 'run'
+		ORDER BY j.job_name IS NOT DISTINCT FROM retention.job_name('run') DESC, j.active DESC, j.job_id LIMIT 1;
+		again := coalesce(again, 'SELECT * FROM retention.schedule();');
+
 		RETURN QUERY SELECT 'warning', 'extension pg_cron',
 			'No job that you can see runs retention.run(), and no run has started lately.',
 			'SELECT * FROM retention.schedule();'
@@ -1306,10 +1316,9 @@ BEGIN
 			(j.kind = 'other', 'warning',
 				format('It has the name of ours and does something else, as role "%s".', j.username),
 				format('SELECT cron.unschedule(%s);', j.job_id)),
-			(NOT j.active, 'warning', 'It is inactive.', 'SELECT * FROM retention.schedule();'),
+			(NOT j.active, 'warning', 'It is inactive.', again),
 			(j.database <> current_database() AND j.kind = 'run', 'critical',
-				format('It runs in database "%s" and not here.', j.database),
-				'SELECT * FROM retention.unschedule(); SELECT * FROM retention.schedule();'),
+				format('It runs in database "%s" and not here.', j.database), again),
 			(j.active AND j.last_started_at < now() - CASE j.kind WHEN 'run' THEN patience
 					ELSE interval '2 days' END, 'critical',
 				'It has not been started lately.',
@@ -1317,7 +1326,8 @@ BEGIN
 			(j.last_status = 'failed', 'warning',
 				format('Its last start failed: %s.', rtrim(j.last_message, E'.\n ')),
 				CASE j.last_message WHEN 'connection failed'
-					THEN 'pg_cron needs one of max_connections.  Set cron.host and pg_hba.conf so that it can connect, or cron.use_background_workers = on; then SELECT * FROM retention.schedule();' END)
+					THEN format('pg_cron needs one of max_connections, and cron.host and pg_hba.conf such that it can connect%s.  After a change of cron.* and the restart: %s',
+						CASE WHEN NOT cron_is_old THEN '; or cron.use_background_workers = on' END, again) END)
 			) AS f (applies, severity, finding, advice)
 		WHERE f.applies;
 
@@ -1327,18 +1337,14 @@ BEGIN
 		FROM retention.scheduled_jobs() AS j WHERE j.kind = 'run' AND j.active
 		HAVING count(*) > 1;
 
-		SELECT e.extversion ~ '^1\.[0-4]\M' INTO cron_is_old
-		FROM pg_extension AS e WHERE e.extname = 'pg_cron';
-
 		-- its launcher waits for the worker to say something
 		RETURN QUERY SELECT 'warning', 'setting cron.use_background_workers',
 			'While a run goes on, this version of pg_cron starts no other job of the server.',
-			'Upgrade pg_cron to 1.5 or later; or set this to off, and cron.host and pg_hba.conf so that pg_cron can connect; then SELECT * FROM retention.schedule();'
+			'Upgrade pg_cron to 1.5 or later; or set this to off, and cron.host and pg_hba.conf so that pg_cron can connect.  After the restart: ' || again
 		WHERE cron_is_old AND retention.visible_setting('cron.use_background_workers') = 'on'
 			AND EXISTS (SELECT FROM retention.scheduled_jobs() AS j WHERE j.kind = 'run' AND j.active);
 
-		-- before 1.5 there is no such setting and schedules are in GMT
-		IF cron_zone IS NULL AND cron_is_old THEN
+		IF cron_is_old THEN
 			cron_zone := 'GMT';
 		END IF;
 		SELECT s.reset_val INTO server_zone FROM pg_settings AS s WHERE s.name = 'TimeZone';
@@ -1442,6 +1448,7 @@ DECLARE
 	executions regclass := retention.executions();
 	policies regclass;
 	username text;
+	schedule text;
 	role pg_roles;
 	may_run boolean;
 BEGIN
@@ -1460,15 +1467,15 @@ BEGIN
 	FROM pg_extension AS e JOIN pg_class AS c ON c.relnamespace = e.extnamespace
 	WHERE e.extname = 'retention' AND c.relname = 'execution_retention_policies';
 
-	FOR username IN
-		SELECT DISTINCT j.username FROM retention.scheduled_jobs() AS j
-		WHERE j.kind = 'run' AND j.database = current_database() ORDER BY 1
+	FOR username, schedule IN
+		SELECT j.username, min(j.schedule) FROM retention.scheduled_jobs() AS j
+		WHERE j.kind = 'run' AND j.database = current_database() GROUP BY 1 ORDER BY 1
 	LOOP
 		SELECT * INTO role FROM pg_roles AS r WHERE r.rolname = username;
 		IF NOT FOUND THEN
 			RETURN QUERY SELECT 'critical', 'role ' || quote_ident(username),
 				'A job runs as this role, which does not exist.',
-				'SELECT * FROM retention.unschedule(); SELECT * FROM retention.schedule();';
+				format('SELECT * FROM retention.unschedule(); SELECT * FROM retention.schedule(%L);', schedule);
 			CONTINUE;
 		END IF;
 
@@ -2173,7 +2180,7 @@ COMMENT ON FUNCTION retention.has_cron() IS
 COMMENT ON FUNCTION retention.scheduled_jobs() IS
 	'The jobs of pg_cron in this database that clean, and how each went last';
 COMMENT ON FUNCTION retention.schedule(text) IS
-	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that, wakes the job, and makes it anew where cron.host has changed. A second job removes the details of our jobs after retention.history_days. Where pg_cron is in another database, returns the statement to run there.';
+	'Lets pg_cron call retention.run(), by default on the schedule of the setting retention.schedule; again: changes that, wakes the job, and makes it anew where cron.host, the port or the database has changed. A second job removes the details of our jobs after retention.history_days. Where pg_cron is in another database, returns the statement to run there.';
 COMMENT ON FUNCTION retention.unschedule() IS
 	'Removes the jobs of retention.schedule()';
 COMMENT ON FUNCTION retention.executions() IS

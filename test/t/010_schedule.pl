@@ -64,6 +64,9 @@ is(findings('postgres', "severity <> 'info'"),
 	'warning|extension pg_cron|No job that you can see runs retention.run(), and no run has started lately.',
 	'check: nothing is scheduled');
 
+my $cron_is_old = $node->safe_psql('postgres', q{
+	SELECT string_to_array(split_part(default_version, '-', 1), '.')::integer[] < '{1,5}'
+	FROM pg_available_extensions WHERE name = 'pg_cron'}) eq 't';
 my $first = $node->safe_psql('postgres', 'SELECT * FROM retention.schedule()');
 like($first,
 	qr/^\d+\|retention:postgres\|0 2 \* \* \*\|CALL retention\.run\(\)\|postgres\|Job \d+ runs in database "postgres" as role "\w+"\.\|$/,
@@ -114,7 +117,8 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM cron.job'), 2, 'two jobs s
 $node->safe_psql('postgres', "SELECT cron.alter_job($id, active => false)");
 is(findings('postgres', 'true'), 'warning|job retention:postgres|It is inactive.', 'check: inactive');
 is($node->safe_psql('postgres', 'SELECT schedule_active, severity, message FROM retention.health()'),
-	'f|warning|The scheduled job is inactive: SELECT * FROM retention.schedule();', 'health: inactive');
+	q{f|warning|The scheduled job is inactive: SELECT * FROM retention.schedule('5 5 * * *');}, 'health: inactive, and how to wake it');
+is($node->safe_psql('postgres', 'SELECT advice FROM retention.check_schedule()'), q{SELECT * FROM retention.schedule('5 5 * * *');}, 'check, too');
 isnt($node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()'), '', 'scheduled again');
 is($node->safe_psql('postgres', q{SELECT count(*), bool_and(active) FROM retention.scheduled_jobs WHERE kind = 'run'}),
 	'1|t', 'it is active');
@@ -129,6 +133,16 @@ $id = $node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()');
 is($node->safe_psql('postgres', $hosts), "$host $host", 'where it said something else, they are made anew');
 is($node->safe_psql('postgres', q{SELECT job_id, schedule FROM retention.scheduled_jobs WHERE kind = 'run'}),
 	"$id|0 2 * * *", 'and it is the job that runs whose number is returned');
+foreach my $other (q{nodeport = nodeport + 1}, q{database = 'template1'}, q{active = NOT (jobname ~ 'prune')})
+{
+	my $job = q{SELECT string_agg(concat_ws(' ', nodename, nodeport, database, active), ', ') FROM cron.job};
+	my $is = $node->safe_psql('postgres', $job);
+
+	$node->safe_psql('postgres', "UPDATE cron.job SET $other");
+	isnt($node->safe_psql('postgres', $job), $is, "changed: $other");
+	$id = $node->safe_psql('postgres', 'SELECT job_id FROM retention.schedule()');
+	is($node->safe_psql('postgres', $job), $is, "made anew: $other");
+}
 
 # pg_cron's own errors come through, with help
 $error = psql_fails($node, 'postgres', q{SELECT * FROM retention.schedule('at night')}, '22023', 'no schedule');
@@ -156,7 +170,9 @@ $node->safe_psql('postgres', qq{
 	VALUES ($id, 1006, 'postgres', current_user, 'CALL retention.run()', 'failed', 'connection failed')});
 is($node->safe_psql('postgres', 'SELECT severity, object, finding, advice FROM retention.check_schedule()'),
 	'warning|job retention:postgres|Its last start failed: connection failed.|'
-	  . 'pg_cron needs one of max_connections.  Set cron.host and pg_hba.conf so that it can connect, or cron.use_background_workers = on; then SELECT * FROM retention.schedule();',
+	  . 'pg_cron needs one of max_connections, and cron.host and pg_hba.conf such that it can connect'
+	  . ($cron_is_old ? '' : '; or cron.use_background_workers = on')
+	  . q{.  After a change of cron.* and the restart: SELECT * FROM retention.schedule('0 2 * * *');},
 	'check: cannot connect');
 
 # The pruning job's command, as pg_cron would run it
@@ -186,6 +202,12 @@ $node->safe_psql('postgres', 'GRANT USAGE ON SCHEMA cron TO janitor');
 $node->safe_psql('postgres', 'SELECT retention.unschedule()');
 is($node->safe_psql('postgres', 'SET ROLE janitor; SELECT job_name, message FROM retention.schedule()') =~ s/\d+/N/r,
 	'retention:postgres|Job N runs in database "postgres" as role "janitor".', 'its own job');
+# it may not see cron.host
+$node->safe_psql('postgres', q{UPDATE cron.job SET nodename = 'elsewhere'});
+$node->safe_psql('postgres', 'SET ROLE janitor; SELECT FROM retention.schedule()');
+is($node->safe_psql('postgres', $hosts), 'elsewhere elsewhere', 'whoever may not see cron.host leaves it as it is');
+$node->safe_psql('postgres', 'SET ROLE janitor; SELECT FROM retention.unschedule(); SELECT FROM retention.schedule()');
+is($node->safe_psql('postgres', $hosts), "$host $host", 'and can make the jobs anew');
 $error = psql_fails($node, 'postgres', 'SELECT * FROM retention.schedule()', '42710', 'the superuser does not make a second one');
 like($error, qr/job "retention:postgres" belongs to role "janitor"/, 'and says whose it is');
 

@@ -50,7 +50,8 @@ foreach my $mode (sort keys %settings)
 }
 
 my $cron_is_old = $node{libpq}->safe_psql('postgres', q{
-	SELECT extversion::numeric < 1.5 FROM (SELECT split_part(extversion, '-', 1) FROM pg_extension WHERE extname = 'pg_cron') AS e (extversion)}) eq 't';
+	SELECT string_to_array(split_part(default_version, '-', 1), '.')::integer[] < '{1,5}'
+	FROM pg_available_extensions WHERE name = 'pg_cron'}) eq 't';
 
 # A server on which no connection is left when pg_cron wants one.
 my $full = prepare('libpq_full', 'max_connections = 8', 'superuser_reserved_connections = 0');
@@ -90,17 +91,23 @@ foreach my $mode (sort keys %settings)
 			WHERE kind = 'run' AND schedule = '* * * * *' AND active}), '2', "$mode: two jobs");
 }
 
+my $stands = q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted};
+
+# While the one stands in its first batch, the other comes and goes.
 foreach my $mode (sort keys %settings)
 {
 	my $node = $node{$mode};
-	my $stands = q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted};
-	my @seen;
 
-	# while the one stands in its first batch, the other comes and goes
 	wait_for($node, 'postgres', $stands, "$mode: a run has begun");
 	wait_for($node, 'postgres', q{
 		SELECT count(*) > 0 FROM retention.run_history WHERE status <> 'running'}, "$mode: another one has ended");
 	$node->safe_psql('postgres', q{SELECT cron.alter_job(jobid, schedule => '0 0 31 2 *') FROM cron.job});
+}
+
+foreach my $mode (sort keys %settings)
+{
+	my $node = $node{$mode};
+	my @seen;
 
 	for (my $n = 0; $n < $rows; $n += $batch)
 	{
