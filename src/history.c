@@ -176,6 +176,24 @@ typedef struct Write
 } Write;
 
 /*
+ * Locks the history of the run until the transaction ends, and fails if it is
+ * gone: where the extension has been created anew, what has its name is
+ * another, in which the run's number may be that of another run.
+ */
+static void
+lock_history(Oid history)
+{
+	Relation	rel = try_table_open(history, RowExclusiveLock);
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("history of the run is gone"),
+				 errdetail("The extension has been dropped, or created anew.")));
+	table_close(rel, NoLock);
+}
+
+/*
  * Runs one of the statements as the writer.
  */
 static void
@@ -186,6 +204,7 @@ write_as_writer(void *arg)
 
 	retention_scope_begin_as(&scope, write->writer);
 	retention_pin_setting("lock_timeout", LOCK_TIMEOUT);
+	lock_history(write->history);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	write->count =
 		retention_spi_execute(retention_spi_plan(write->history, write->kind,

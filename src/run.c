@@ -271,8 +271,6 @@ record_failure(RetentionRun *run, const ErrorData *error)
 	/* cancelled while it removed old history */
 	if (run->committed.stop_reason != NULL)
 		return;
-	if (run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
-		elog(ERROR, "history of the run is gone");
 	run->committed.waited_us = run->record.waited_us;
 	run->committed.waited_for = run->record.waited_for;
 	run->record = run->committed;

@@ -132,9 +132,8 @@ step_open(void *arg)
 	run->target = *retention_installed_open(RowExclusiveLock);
 	MemoryContextSwitchTo(caller);
 
-	/* only now: whoever held the table may have made them anew */
-	if (run->policies != retention_policy_relid() ||
-		run->history != retention_own_relid(RETENTION_HISTORY_TABLE))
+	/* only now: whoever held the table may have made it anew */
+	if (run->policies != retention_policy_relid())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension \"%s\" has been created anew during the run",

@@ -59,13 +59,18 @@ sub refill
 
 # ---- A pace and a pause: the run waits for both, and says so.
 {
-	refill();
+	my $waited = '';
+
 	# a batch's 200 rows are four seconds by the pace, whose rest ends before the pause after them
-	run($node, q{batch_size => 200, max_rows_per_second => 50, pause_between_batches => '4500 ms'},
-		name => 'two limits');
-	is(verdict($node), '0|0', 'two limits: exactly the due rows went');
-	my $waited = $node->safe_psql('postgres',
-		q{SELECT waited_for FROM retention.run_history ORDER BY id DESC LIMIT 1});
+	for (my $attempt = 0; $attempt < 5 && $waited !~ /pause_between_batches/; $attempt++)
+	{
+		refill();
+		run($node, q{batch_size => 200, max_rows_per_second => 50, pause_between_batches => '4500 ms'},
+			name => 'two limits');
+		is(verdict($node), '0|0', 'two limits: exactly the due rows went');
+		$waited = $node->safe_psql('postgres',
+			q{SELECT waited_for FROM retention.run_history ORDER BY id DESC LIMIT 1});
+	}
 	like($waited, qr/max_rows_per_second/, 'two limits: history names the one');
 	like($waited, qr/pause_between_batches/, 'two limits: and the other');
 	is(() = $waited =~ /pause_between_batches/g, 1, 'two limits: once');
@@ -77,7 +82,7 @@ sub refill
 	my $gate = $node->background_psql('postgres');
 	$gate->query_safe('SELECT pg_advisory_lock(4711)');
 	mischief($node, 50 => 'wait');
-	my $run = start_run($node, 'batch_size => 100', before => q{SET retention.lock_timeout = '20s'; SET deadlock_timeout = '6s'; SET log_lock_waits = on});
+	my $run = start_run($node, 'batch_size => 100', before => q{SET retention.lock_timeout = '1min'; SET deadlock_timeout = '20s'; SET log_lock_waits = on});
 	wait_until_stopped($run, 'anew');
 
 	# It waits for the batch under way, then holds the table and wants what the run has read
@@ -94,12 +99,13 @@ sub refill
 	my $began = time;
 	release($gate);
 	wait_until_over($run, 'anew');
+	my $took = time - $began;
 	my $err = finish_run($run);
 	$other->query_safe('SELECT 1');
 
 	# or, where that takes longer than a run waits to record its end, that it could not
 	my $anew = qr/ERROR:  55000: extension "retention" has been created anew during the run/;
-	like($err, time - $began < 10 ? $anew : qr/$anew|ERROR:  55P03: canceling statement due to lock timeout/,
+	like($err, $took < 20 ? $anew : qr/$anew|ERROR:  55P03: canceling statement due to lock timeout/,
 		'anew: the run stops with a clear error');
 	unlike(slurp_file($node->logfile, $log), qr/detected deadlock/, 'anew: and nobody was in a deadlock');
 	is(gone($node), '100', 'anew: the batch that was under way is done, and no more');
@@ -113,6 +119,30 @@ sub refill
 	run($node, '', name => 'after that');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM executions'), $keep, 'after that: all is well');
 	$_->quit foreach $gate, $other;
+}
+
+# ---- The same while a run rests for long, and now and then writes down that it does.
+{
+	refill();
+	my $run = start_run($node, q{batch_size => 100, pause_between_batches => '1 hour'});
+	wait_for($node, 'postgres', 'SELECT count(*) > 0 FROM retention.run_history WHERE waiting_for IS NOT NULL', 'anew, at rest: it rests');
+	my $id = last_run($node, 'id');
+	# the history made anew has a run of the same number
+	$node->safe_psql('postgres', qq{
+		BEGIN;
+		DROP EXTENSION retention;
+		CREATE EXTENSION retention;
+		INSERT INTO retention.run_history (id, started_at, status, run_by, pid) OVERRIDING SYSTEM VALUE
+		VALUES ($id, now(), 'succeeded', 'somebody', 1);
+		COMMIT});
+	wait_until_over($run, 'anew, at rest');
+	# or, where that takes longer than a run waits to record that it rests, that it could not
+	like(finish_run($run), qr/ERROR:  (55000: history of the run is gone|55P03: canceling statement due to lock timeout)/,
+		'anew, at rest: the run stops with a clear error');
+	is(gone($node), '100', 'anew, at rest: and deletes no more');
+	is(last_run($node, 'id, status, run_by, rows_deleted'), "$id|succeeded|somebody|0",
+		'anew, at rest: the other run of its number is as it was');
+	$node->safe_psql('postgres', 'DELETE FROM retention.run_history; ' . policy($t1, 30, $keep));
 }
 
 # ---- Another table is attached while a run is under way.
