@@ -155,8 +155,7 @@ foreach my $case (
 		'-f', "$dir/$source.data.sql");
 	check_copy("copy$copy", $source, $ops, $app, "$source, data only");
 
-	$node->safe_psql('postgres', join("\n",
-		map { "DROP DATABASE copy$_;" } 1 .. $copy));
+	drop_database($node, "copy$_") foreach 1 .. $copy;
 }
 
 # A dump of a database without executions, restored, then the table appears.

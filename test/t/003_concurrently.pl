@@ -124,7 +124,7 @@ my $relfilenodes = q{
 		"idx_executions_null_started_at|t|t\nidx_executions_retention_cleanup|t|t",
 		'and are the extension\'s now');
 
-	my $s = cleanup($node, 'prepared', $t1, retention_days => 30);
+	my $s = cleanup($node, 'prepared', $t1, retention_days => 30, min_executions_to_keep => 0);
 	is($s->{deleted}, 20000, 'a cleanup under the writer');
 	stop_writer('prepared', $writer);
 

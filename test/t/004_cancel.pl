@@ -157,10 +157,17 @@ sub untouched
 
 # ---- statement_timeout in the middle of a batch: no time left to stop in order.
 {
-	mischief(150, 'sleep');
-	my $err = psql_fails($node, 'postgres', "SET statement_timeout = '5s'; $call",
-		'57014', 'statement_timeout');
-	like($err, qr/canceling statement due to statement timeout/,
+	mischief(1, 'sleep');
+	my ($rc, $err);
+	for (1 .. 5)
+	{
+		($rc, undef, $err) = $node->psql('postgres',
+			"\\set VERBOSITY verbose\nSET statement_timeout = '5s'; $call");
+		last if $rc != 0;
+		# a slow server has come so late to the batch that it did not begin it
+	}
+	isnt($rc, 0, 'statement_timeout: fails');
+	like($err, qr/ERROR:  57014: canceling statement due to statement timeout/,
 		'statement_timeout: by the timeout');
 	untouched('statement_timeout');
 }
@@ -183,8 +190,17 @@ sub untouched
 # ---- batches and keeps what it has done.  Each row takes 5 ms and more, all of them 25 s.
 {
 	mischief(0, 'dawdle');
-	my $s = cleanup($node, 'postgres', $t1, before => "SET statement_timeout = '10s'",
-		retention_days => 30, min_executions_to_keep => 0, batch_size => 10);
+	my $s;
+	for my $attempt (1 .. 5)
+	{
+		$s = eval {
+			cleanup($node, 'postgres', $t1, before => "SET statement_timeout = '10s'",
+				retention_days => 30, min_executions_to_keep => 0, batch_size => 10);
+		};
+		last if $s && $s->{deleted} > 0;
+		# a server that stands still for seconds is too late to stop, or to begin
+		die $@ if !$s && ($attempt == 5 || $@ !~ /canceling statement due to statement timeout/);
+	}
 
 	is($s->{stop_reason}, 'time', 'time: stops by itself');
 	ok($s->{has_more}, 'time: and says that there is more');

@@ -15,13 +15,16 @@ use Test::More;
 plan skip_all => 'pg_cron is not installed' unless have_library('pg_cron');
 
 # pg_cron reads the schedules below in GMT: none is to come true meanwhile
-sleep 1 while grep { ($_ * 60 - time) % 86400 < 120 } 60, 90, 120, 197, 255, 305;
+sleep 1 while grep { ($_ * 60 - time) % 86400 < 300 } 60, 90, 120, 197, 255, 305;
 
 my $node = start_node(
 	'schedule',
 	"shared_preload_libraries = 'pg_cron'",
 	"cron.database_name = 'postgres'",
 	"timezone = 'Europe/Berlin'");
+# it is not there from the first moment on
+wait_for($node, 'postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'},
+	"pg_cron's launcher is there");
 
 sub findings
 {

@@ -13,7 +13,9 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('primary');
 $node->init(allows_streaming => 1);
-$node->append_conf('postgresql.conf', join("\n", 'autovacuum_naptime = 1d', 'max_prepared_transactions = 2', ''));
+# a standby that stands still for a minute is not to be given up
+$node->append_conf('postgresql.conf',
+	join("\n", 'autovacuum_naptime = 1d', 'max_prepared_transactions = 2', 'wal_sender_timeout = 0', 'wal_receiver_timeout = 0', ''));
 $node->start;
 $node->safe_psql('postgres', executions_table() . 'CREATE EXTENSION retention');
 

@@ -166,7 +166,9 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	my $commits = $node->safe_psql('postgres', "
 		SELECT count(DISTINCT xid) FROM gone
 		WHERE tenant_id IN ('" . join("','", @tiny) . "')");
-	cmp_ok($commits, '<=', 20, "run: fifty small tenants share $commits commits");
+	# one that is a second old is committed, however little it has
+	my $seconds = last_run($node, 'floor(extract(epoch FROM finished_at - started_at))');
+	cmp_ok($commits, '<=', 20 + $seconds, "run: fifty small tenants share $commits commits");
 
 	# what history says
 	is(last_run($node, "status, stop_reason, run_by = current_user, only_tenant IS NULL,
@@ -303,37 +305,47 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 # ---- A run that commits all the time is not taken for dead in between, neither by those
 # ---- who look nor by other runs.
 {
-	$node->safe_psql('postgres', rows_of($big, 4000, newest => 80, first => 300_001));
-	remember($node);
-	mischief($node, 300_100 => 'wait');
-	my $looker = $node->background_psql('postgres', timeout => 3600);
-	$looker->query_safe('SELECT pg_advisory_lock(4711)');
-	my $run = start_run($node, "tenant => '$big', batch_size => 1", before => 'SET synchronous_commit = off');
-	wait_until_stopped($run, 'alive');
-	# "dead" though history, looked at later, still has it as running
-	my ($looks, $dead) = split /\|/, $looker->query_safe(q{
-		CREATE TABLE looks (n integer, dead integer);
-		DO $$
-		DECLARE
-			r record;
-			dead integer := 0;
-			n integer := 0;
-		BEGIN
-			PERFORM pg_advisory_unlock(4711);
-			LOOP
-				SELECT id, status, retention.run_is_alive(id) AS alive INTO r
-				FROM retention.run_history ORDER BY id DESC LIMIT 1;
-				EXIT WHEN r.status <> 'running' OR n = 20000;
-				n := n + 1;
-				IF NOT r.alive AND (SELECT status FROM retention.run_history WHERE id = r.id) = 'running' THEN
-					dead := dead + 1;
-				END IF;
-			END LOOP;
-			INSERT INTO looks VALUES (n, dead);
-		END $$;
-		SELECT * FROM looks});
-	$looker->quit;
-	mischief($node);
+	my ($run, $looks, $dead);
+
+	$node->safe_psql('postgres', 'CREATE TABLE looks (n integer, dead integer)');
+	# who looks may stand still while the run goes on to its end
+	for (1 .. 5)
+	{
+		$node->safe_psql('postgres', rows_of($big, 4000, newest => 80, first => 300_001));
+		remember($node);
+		mischief($node, 300_100 => 'wait');
+		my $looker = $node->background_psql('postgres', timeout => 3600);
+		$looker->query_safe('SELECT pg_advisory_lock(4711)');
+		$run = start_run($node, "tenant => '$big', batch_size => 1", before => 'SET synchronous_commit = off');
+		wait_until_stopped($run, 'alive');
+		# "dead" though history, looked at later, still has it as running
+		($looks, $dead) = split /\|/, $looker->query_safe(q{
+			TRUNCATE looks;
+			DO $$
+			DECLARE
+				r record;
+				dead integer := 0;
+				n integer := 0;
+			BEGIN
+				PERFORM pg_advisory_unlock(4711);
+				LOOP
+					SELECT id, status, retention.run_is_alive(id) AS alive INTO r
+					FROM retention.run_history ORDER BY id DESC LIMIT 1;
+					EXIT WHEN r.status <> 'running' OR n = 20000;
+					n := n + 1;
+					IF NOT r.alive AND (SELECT status FROM retention.run_history WHERE id = r.id) = 'running' THEN
+						dead := dead + 1;
+					END IF;
+				END LOOP;
+				INSERT INTO looks VALUES (n, dead);
+			END $$;
+			SELECT * FROM looks});
+		$looker->quit;
+		mischief($node);
+		last if $looks > 100 || $dead > 0;
+		wait_until_over($run, 'alive');
+		finish_run($run);
+	}
 	cmp_ok($looks, '>', 100, "alive: looked at it $looks times");
 	is($dead, '0', 'alive: it was, each time');
 	my $others = 0;
@@ -377,7 +389,12 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 
 	# it is cancelled
 	my $holder = $node->background_psql('postgres');
-	$holder->query_safe('BEGIN; LOCK TABLE retention.run_pruned');
+	# not by a lock of the table: for that it waits ten seconds, and a server may be slower
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+			BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
+		CREATE TRIGGER hold BEFORE INSERT ON retention.run_pruned FOR EACH ROW EXECUTE FUNCTION hold()});
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, '', before => 'SET retention.history_days = 10');
 	wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $run->{pid} AND NOT granted", 'pruning is cancelled: it waits');
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
@@ -385,6 +402,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	like(finish_run($run), qr/ERROR:  57014/, 'pruning is cancelled: told');
 	is(last_run($node, 'status, stop_reason'), 'succeeded|done', 'pruning is cancelled: the run succeeded');
 	$holder->quit;
+	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
 	run($node, '', before => 'SET retention.history_days = 10', name => 'pruning again');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_history WHERE pid = 1'), '1', 'pruning again: the next run does it');
 }

@@ -259,7 +259,10 @@ foreach my $newest (29, 50)
 	refill();
 	my $holder = $node->background_psql('postgres');
 
+	my $pid = $holder->query_safe('SELECT pg_backend_pid()');
 	$holder->query_safe("BEGIN; UPDATE execution_retention_policies SET retention_days = 31 WHERE tenant_id = '$tb'");
+	# until it waits for its client it counts as at work
+	wait_for($node, 'postgres', "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = $pid", 'held policy: it is held');
 	my $err = run($node, '', before => "SET retention.lock_timeout = '100ms'", name => 'held policy');
 	is(verdict($node), '0|0', 'held policy: the rows are gone, by the policy as committed');
 	is(last_tenants('rows_deleted, sqlstate'), "1|290|\n2|290|\n3|290|", 'held policy: history');
@@ -292,7 +295,7 @@ foreach my $newest (29, 50)
 		$app->query_safe("SET deadlock_timeout = '1h'; BEGIN;
 			UPDATE executions SET note = 'mine' WHERE id = 1100");
 		my $run = start_run($node, '',
-			before => "SET deadlock_timeout = '10ms'; SET retention.lock_timeout = '1min'");
+			before => "SET deadlock_timeout = '10ms'; SET retention.lock_timeout = '3min'");
 		wait_until_stopped($run, 'deadlock');
 		if (stayed($ta) eq '314')
 		{
@@ -354,14 +357,19 @@ foreach my $level ('repeatable read', 'serializable')
 {
 	my $name = "two at once, $level";
 	my $blocker = $node->background_psql('postgres');
-	my $waiting = q{FROM pg_locks WHERE relation = 'retention.run_history'::regclass AND NOT granted};
+	my $waiting = q{FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted};
 
 	refill();
-	$node->safe_psql('postgres', q{INSERT INTO retention.run_history (started_at, run_by, pid) VALUES (now(), 'nobody', 1)});
-	$blocker->query_safe('BEGIN; LOCK TABLE retention.run_history IN SHARE MODE');
+	# not a lock of the table: for that a run waits ten seconds, and a server may be slower
+	$node->safe_psql('postgres', q{
+		INSERT INTO retention.run_history (started_at, run_by, pid) VALUES (now(), 'nobody', 1);
+		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+			BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NULL; END $$;
+		CREATE TRIGGER hold BEFORE UPDATE ON retention.run_history FOR EACH STATEMENT EXECUTE FUNCTION hold()});
+	$blocker->query_safe('SELECT pg_advisory_lock(4711)');
 	my @runs = map { start_run($node, '', before => "SET default_transaction_isolation = '$level'") } 1 .. 2;
 	wait_for($node, 'postgres', "SELECT count(*) = 2 $waiting", "$name: they begin");
-	$blocker->query_safe('ROLLBACK');
+	release($blocker);
 	$blocker->quit;
 	foreach my $run (@runs)
 	{
@@ -371,6 +379,7 @@ foreach my $level ('repeatable read', 'serializable')
 	is($node->safe_psql('postgres', q{SELECT string_agg(status, ' ' ORDER BY id) FROM
 			(SELECT * FROM retention.run_history ORDER BY id DESC LIMIT 3) AS x}), 'interrupted succeeded succeeded',
 		"$name: both do their work");
+	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
 }
 
 # ---- Several runs share the tenants.

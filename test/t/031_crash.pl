@@ -320,15 +320,17 @@ sub fault
 	my $name = "$number: $kind: $what";
 	my $log = -s $node->logfile;
 	my $after = look('SELECT COALESCE(max(id), 0) FROM retention.run_history');
+	my @pids = split /\n/, look('SELECT pid FROM pg_stat_activity ORDER BY pid');
+	my $other = one_of(split /\n/, look("SELECT pid FROM pg_stat_activity
+		WHERE backend_type IN ('checkpointer', 'background writer', 'walwriter') ORDER BY pid"));
+	my $postmaster = $node->{_pid};
+	# last: what is asked from here on is asked while it runs
 	my @runs = random_run();
 	my $victim = $runs[0];
 
 	push @runs, random_run() if rand() < 0.25;
 	$_->{after} = $after foreach @runs;
-	my @pids = split /\n/, look('SELECT pid FROM pg_stat_activity ORDER BY pid');
-	my $other = one_of(split /\n/, look("SELECT pid FROM pg_stat_activity
-		WHERE backend_type IN ('checkpointer', 'background writer', 'walwriter') ORDER BY pid"));
-	my $postmaster = $node->{_pid};
+	push @pids, map { $_->{pid} } @runs;
 	my $answered = 0;
 
 	if ($what eq 'kill postmaster at the answer')

@@ -254,19 +254,24 @@ foreach my $hours (1, 12)
 	my $holder = $node->background_psql('postgres');
 
 	refill(12);
-	$holder->query_safe('BEGIN; LOCK TABLE retention.run_tenant IN SHARE MODE');
+	# a gate: for a lock on the table it would wait ten seconds
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION stop_note() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS
+		$$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
+		CREATE TRIGGER stop_note BEFORE INSERT ON retention.run_tenant FOR EACH ROW EXECUTE FUNCTION stop_note()});
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, 'batch_size => 100');
-	my $waits = "FROM pg_locks WHERE pid = $run->{pid} AND NOT granted AND relation = 'retention.run_tenant'::regclass";
+	my $waits = "FROM pg_locks WHERE pid = $run->{pid} AND NOT granted AND locktype = 'advisory' AND objid = 4711";
 	wait_for($node, 'postgres', "SELECT count(waitstart) = 1 $waits", "$name: it wants to write");
 	my $since = $node->safe_psql('postgres', "SELECT waitstart $waits");
 	is($node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})"), 't', "$name: sent");
 	wait_for($node, 'postgres', "SELECT count(*) = 1 $waits AND waitstart > '$since'", "$name: it wants to once more");
-	$holder->query_safe('ROLLBACK');
 	$holder->quit;
 	wait_until_over($run, $name);
 	like(finish_run($run), qr/ERROR:  57014/, "$name: the caller is told");
 	cmp_ok(gone($node), '>', 0, "$name: something was done");
 	check($name, status => 'cancelled', verdict => $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle') - gone($node) . '|0');
+	$node->safe_psql('postgres', 'DROP TRIGGER stop_note ON retention.run_tenant; DROP FUNCTION stop_note()');
 }
 
 # ---- The table is rewritten in the middle of a walk: rows stand elsewhere.
@@ -393,16 +398,27 @@ foreach my $hours (1, 12)
 	$node->safe_psql('postgres', 'DROP TRIGGER stop_here ON executions; DROP FUNCTION stop_here(); DROP TABLE parts');
 }
 
+# Did the last run write down once what it did for each tenant?  A walk does so every ten seconds, too.
+sub was_quick
+{
+	return last_run($node, q{finished_at - started_at < '9 s'}) eq 't';
+}
+
 # ---- Somebody holds many policies: one word, and the others are noted.
 {
 	my $name = 'held policies';
 	my $noted = 'SELECT count(*) FROM execution_retention_policies WHERE last_cleanup_deleted_count > 0';
 
-	refill(12);
 	my $holder = $node->background_psql('postgres');
-	$holder->query_safe('BEGIN; SELECT FROM execution_retention_policies
-		WHERE tenant_id IN (SELECT md5(\'tenant\' || k)::uuid FROM generate_series(1, 59, 2) AS k) FOR UPDATE');
-	my $err = finish_run(start_run($node, ''));
+	my ($err, $attempts) = ('', 0);
+	do
+	{
+		$holder->query_safe('ROLLBACK') if $attempts;
+		refill(12);
+		$holder->query_safe('BEGIN; SELECT FROM execution_retention_policies
+			WHERE tenant_id IN (SELECT md5(\'tenant\' || k)::uuid FROM generate_series(1, 59, 2) AS k) FOR UPDATE');
+		$err = finish_run(start_run($node, ''));
+	} until (was_quick() || ++$attempts == 5);
 	my ($held) = $err =~ /DETAIL:  Other sessions hold (\d+) of them/;
 	# those of whom rows of one instant stay are cleaned, and warned of, one by one
 	is(scalar(my @words = $err =~ /WARNING:  55P03: could not note in all policies/g), 1, "$name: one word") or diag $err;
@@ -420,7 +436,7 @@ foreach my $hours (1, 12)
 {
 	my $name = "stubborn policy, $hours";
 
-	refill($hours);
+	my ($err, $attempts) = ('', 0);
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION be_stubborn() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
@@ -428,7 +444,11 @@ foreach my $hours (1, 12)
 		END $$;
 		CREATE TRIGGER be_stubborn BEFORE UPDATE ON execution_retention_policies FOR EACH ROW
 			WHEN (OLD.tenant_id = md5('tenant36')::uuid) EXECUTE FUNCTION be_stubborn()});
-	my $err = run($node, '', name => $name);
+	do
+	{
+		refill($hours);
+		$err = run($node, '', name => $name);
+	} until (was_quick() || ++$attempts == 5);
 	$node->safe_psql('postgres', 'DROP TRIGGER be_stubborn ON execution_retention_policies; DROP FUNCTION be_stubborn()');
 	is(scalar(my @words = $err =~ /WARNING:  RT004: could not note in the policy of tenant/g), 1, "$name: one word") or diag $err;
 	is($node->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE last_cleanup_at IS NULL),

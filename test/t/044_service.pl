@@ -30,7 +30,7 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $in_time = eval {
 		IPC::Run::run([ 'npm', 'ci', '--cache', "$dir/cache", '--ignore-scripts', '--no-audit', '--no-fund', '--no-update-notifier',
 				'--fetch-retries=1', '--fetch-timeout=30000' ],
-			'<', \'', '>', \$out, '2>&1', init => sub { chdir $dir or die $! }, IPC::Run::timeout(180));
+			'<', \'', '>', \$out, '2>&1', init => sub { chdir $dir or die $! }, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 		1;
 	};
 	die $@ unless $in_time || $@ =~ /timeout/;
@@ -62,7 +62,7 @@ sub in_directory
 	local $ENV{PGUSER} = $role;
 	local $ENV{PGDATABASE} = $db;
 	local $ENV{DATABASE_URL} = "postgres://$role\@localhost/$db?host=" . $node->host . '&port=' . $node->port;
-	IPC::Run::run(\@command, '<', \'', '>', \$out, '2>', \$err, init => sub { chdir $dir or die $! }, IPC::Run::timeout(180));
+	IPC::Run::run(\@command, '<', \'', '>', \$out, '2>', \$err, init => sub { chdir $dir or die $! }, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	return ($? >> 8, $out, $err);
 }
 

@@ -502,7 +502,7 @@ my $shadows = q{
 		my $quoted = '"' . ($name =~ s/"/""/gr) . '"';
 
 		# a database beside that of pg_cron
-		$victim->safe_psql('postgres', "CREATE DATABASE $quoted");
+		$victim->safe_psql('postgres', "CREATE DATABASE $quoted TEMPLATE template0");
 		$victim->safe_psql($name, executions_table() . "CREATE EXTENSION retention; SELECT retention.set_policy('$tenant', 30)");
 		$attack->('postgres', $victim->safe_psql($name, 'SELECT statement FROM retention.schedule(' . $literal->("* $name") . ')'),
 			"database $name: what to run for a schedule like its name");

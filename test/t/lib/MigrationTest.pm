@@ -14,7 +14,7 @@ use RetentionTest;
 use Test::More;
 
 our @EXPORT = qw(top script fixture migrate rollback migration_fails
-  new_database application policies_of index_files state_of);
+  application policies_of index_files state_of);
 
 my $top = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
@@ -76,15 +76,6 @@ sub migration_fails
 	like($err, qr/ERROR:  \Q$sqlstate\E:/, "$what: SQLSTATE $sqlstate");
 	is(state_of($node, $db), $state, "$what: and all is as it was");
 	return $err;
-}
-
-sub new_database
-{
-	my ($node, $db) = @_;
-
-	$node->safe_psql('postgres', "DROP DATABASE IF EXISTS $db WITH (FORCE)");
-	$node->safe_psql('postgres', "CREATE DATABASE $db");
-	return;
 }
 
 # SQL that makes the application's own tables, with "rows" executions of "tenants"

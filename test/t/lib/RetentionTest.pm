@@ -14,7 +14,7 @@ use PostgreSQL::Test::Cluster;
 use Test::More;
 
 our @EXPORT =
-  qw(start_node tenant executions_table fill_tenant cleanup
+  qw(start_node drop_database new_database tenant executions_table fill_tenant cleanup
   session_cleanup wait_for have_library contract_indexes psql_fails reliability);
 
 # A started node.  Settings are postgresql.conf lines.  Autovacuum is off, so that
@@ -29,6 +29,32 @@ sub start_node
 		join("\n", 'autovacuum = off', 'log_statement = none', @settings));
 	$node->start;
 	return $node;
+}
+
+# No database of this name.  Sessions that have just ended may not be gone yet, and the server
+# waits five seconds for them.
+sub drop_database
+{
+	my ($node, $db) = @_;
+	my ($rc, $out, $err);
+
+	for (my $attempt = 0; $attempt < 10; $attempt++)
+	{
+		($rc, $out, $err) = $node->psql('postgres', "DROP DATABASE IF EXISTS $db WITH (FORCE)");
+		last if $err !~ /is being accessed by other users/;
+	}
+	die $err if $rc != 0;
+	return;
+}
+
+# An empty database of this name.
+sub new_database
+{
+	my ($node, $db) = @_;
+
+	drop_database($node, $db);
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	return;
 }
 
 # The n-th tenant's key.
