@@ -67,9 +67,6 @@ is(findings('postgres', "severity <> 'info'"),
 	'warning|extension pg_cron|No job that you can see runs retention.run(), and no run has started lately.',
 	'check: nothing is scheduled');
 
-my $cron_is_old = $node->safe_psql('postgres', q{
-	SELECT string_to_array(split_part(default_version, '-', 1), '.')::integer[] < '{1,5}'
-	FROM pg_available_extensions WHERE name = 'pg_cron'}) eq 't';
 my $first = $node->safe_psql('postgres', 'SELECT * FROM retention.schedule()');
 like($first,
 	qr/^\d+\|retention:postgres\|0 2 \* \* \*\|CALL retention\.run\(\)\|postgres\|Job \d+ runs in database "postgres" as role "\w+"\.\|$/,
@@ -174,7 +171,7 @@ $node->safe_psql('postgres', qq{
 is($node->safe_psql('postgres', 'SELECT severity, object, finding, advice FROM retention.check_schedule()'),
 	'warning|job retention:postgres|Its last start failed: connection failed.|'
 	  . 'pg_cron needs one of max_connections, and cron.host and pg_hba.conf such that it can connect'
-	  . ($cron_is_old ? '' : '; or cron.use_background_workers = on')
+	  . (cron_is_old($node) ? '' : '; or cron.use_background_workers = on')
 	  . q{.  After a change of cron.* and the restart: SELECT * FROM retention.schedule('0 2 * * *');},
 	'check: cannot connect');
 

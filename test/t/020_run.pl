@@ -389,11 +389,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 
 	# it is cancelled
 	my $holder = $node->background_psql('postgres');
-	# not by a lock of the table: for that it waits ten seconds, and a server may be slower
-	$node->safe_psql('postgres', q{
-		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
-			BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
-		CREATE TRIGGER hold BEFORE INSERT ON retention.run_pruned FOR EACH ROW EXECUTE FUNCTION hold()});
+	hold_history($node, 4711, 'BEFORE INSERT ON retention.run_pruned FOR EACH ROW');
 	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, '', before => 'SET retention.history_days = 10');
 	wait_for($node, 'postgres', "SELECT count(*) = 1 FROM pg_locks WHERE pid = $run->{pid} AND NOT granted", 'pruning is cancelled: it waits');
@@ -402,7 +398,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM gone'), '0', 'nor did it d
 	like(finish_run($run), qr/ERROR:  57014/, 'pruning is cancelled: told');
 	is(last_run($node, 'status, stop_reason'), 'succeeded|done', 'pruning is cancelled: the run succeeded');
 	$holder->quit;
-	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
+	unhold_history($node);
 	run($node, '', before => 'SET retention.history_days = 10', name => 'pruning again');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM retention.run_history WHERE pid = 1'), '1', 'pruning again: the next run does it');
 }

@@ -360,12 +360,8 @@ foreach my $level ('repeatable read', 'serializable')
 	my $waiting = q{FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted};
 
 	refill();
-	# not a lock of the table: for that a run waits ten seconds, and a server may be slower
-	$node->safe_psql('postgres', q{
-		INSERT INTO retention.run_history (started_at, run_by, pid) VALUES (now(), 'nobody', 1);
-		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
-			BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NULL; END $$;
-		CREATE TRIGGER hold BEFORE UPDATE ON retention.run_history FOR EACH STATEMENT EXECUTE FUNCTION hold()});
+	$node->safe_psql('postgres', q{INSERT INTO retention.run_history (started_at, run_by, pid) VALUES (now(), 'nobody', 1)});
+	hold_history($node, 4711, 'BEFORE UPDATE ON retention.run_history FOR EACH STATEMENT');
 	$blocker->query_safe('SELECT pg_advisory_lock(4711)');
 	my @runs = map { start_run($node, '', before => "SET default_transaction_isolation = '$level'") } 1 .. 2;
 	wait_for($node, 'postgres', "SELECT count(*) = 2 $waiting", "$name: they begin");
@@ -379,7 +375,7 @@ foreach my $level ('repeatable read', 'serializable')
 	is($node->safe_psql('postgres', q{SELECT string_agg(status, ' ' ORDER BY id) FROM
 			(SELECT * FROM retention.run_history ORDER BY id DESC LIMIT 3) AS x}), 'interrupted succeeded succeeded',
 		"$name: both do their work");
-	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
+	unhold_history($node);
 }
 
 # ---- Several runs share the tenants.

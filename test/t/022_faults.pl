@@ -140,12 +140,7 @@ sub aftermath
 	my $run = start_run($node, 'batch_size => 100');
 	my $blocker = $node->background_psql('postgres');
 
-	# not a lock of the table: for that it waits ten seconds, and a server may be slower
-	$node->safe_psql('postgres', q{
-		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
-			BEGIN PERFORM pg_advisory_xact_lock(4712); RETURN NEW; END $$;
-		CREATE TRIGGER hold BEFORE UPDATE ON retention.run_history FOR EACH ROW
-			WHEN (NEW.status = 'cancelled') EXECUTE FUNCTION hold()});
+	hold_history($node, 4712, q{BEFORE UPDATE ON retention.run_history FOR EACH ROW WHEN (NEW.status = 'cancelled')});
 	$blocker->query_safe('SELECT pg_advisory_lock(4712)');
 	wait_until_stopped($run, 'cancelled twice');
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
@@ -155,7 +150,7 @@ sub aftermath
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($run->{pid})");
 	wait_until_over($run, 'cancelled twice');
 	$blocker->quit;
-	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
+	unhold_history($node);
 	no_locks_left($node, 'cancelled twice: with the session alive');
 	is(last_run($node, 'retention.run_is_alive(id)'), 'f',
 		'cancelled twice: the run is not alive with the session alive');

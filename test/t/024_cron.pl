@@ -49,10 +49,6 @@ foreach my $mode (sort keys %settings)
 	$node{$mode} = prepare($mode);
 }
 
-my $cron_is_old = $node{libpq}->safe_psql('postgres', q{
-	SELECT string_to_array(split_part(default_version, '-', 1), '.')::integer[] < '{1,5}'
-	FROM pg_available_extensions WHERE name = 'pg_cron'}) eq 't';
-
 # A server on which no connection is left when pg_cron wants one.
 my $full = prepare('libpq_full', 'max_connections = 8', 'superuser_reserved_connections = 0');
 my %patient = (timeout => 3 * $PostgreSQL::Test::Utils::timeout_default);
@@ -149,7 +145,7 @@ foreach my $mode (sort keys %settings)
 		"$mode: retention.scheduled_jobs has it");
 	is($node->safe_psql('postgres', q{
 			SELECT severity, finding FROM retention.check_schedule() WHERE object = 'setting cron.use_background_workers'}),
-		$mode eq 'workers' && $cron_is_old
+		$mode eq 'workers' && cron_is_old($node)
 		? 'warning|While a run goes on, this version of pg_cron starts no other job of the server.' : '',
 		"$mode: check knows the one that waits for its workers");
 	unlike(slurp_file($node->logfile), qr/WARNING|ERROR|FATAL/, "$mode: nobody complains in the log");

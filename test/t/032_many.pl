@@ -254,11 +254,7 @@ foreach my $hours (1, 12)
 	my $holder = $node->background_psql('postgres');
 
 	refill(12);
-	# a gate: for a lock on the table it would wait ten seconds
-	$node->safe_psql('postgres', q{
-		CREATE FUNCTION stop_note() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS
-		$$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
-		CREATE TRIGGER stop_note BEFORE INSERT ON retention.run_tenant FOR EACH ROW EXECUTE FUNCTION stop_note()});
+	hold_history($node, 4711, 'BEFORE INSERT ON retention.run_tenant FOR EACH ROW');
 	$holder->query_safe('SELECT pg_advisory_lock(4711)');
 	my $run = start_run($node, 'batch_size => 100');
 	my $waits = "FROM pg_locks WHERE pid = $run->{pid} AND NOT granted AND locktype = 'advisory' AND objid = 4711";
@@ -271,7 +267,7 @@ foreach my $hours (1, 12)
 	like(finish_run($run), qr/ERROR:  57014/, "$name: the caller is told");
 	cmp_ok(gone($node), '>', 0, "$name: something was done");
 	check($name, status => 'cancelled', verdict => $node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE goes) FROM oracle') - gone($node) . '|0');
-	$node->safe_psql('postgres', 'DROP TRIGGER stop_note ON retention.run_tenant; DROP FUNCTION stop_note()');
+	unhold_history($node);
 }
 
 # ---- The table is rewritten in the middle of a walk: rows stand elsewhere.

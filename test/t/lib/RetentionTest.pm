@@ -15,7 +15,7 @@ use Test::More;
 
 our @EXPORT =
   qw(start_node drop_database new_database tenant executions_table fill_tenant cleanup
-  session_cleanup wait_for have_library contract_indexes psql_fails reliability);
+  session_cleanup wait_for have_library cron_is_old contract_indexes psql_fails reliability);
 
 # A started node.  Settings are postgresql.conf lines.  Autovacuum is off, so that
 # statistics and buffers are what the test made them.
@@ -158,6 +158,16 @@ sub have_library
 
 	chomp $dir;
 	return -e "$dir/$name.so";
+}
+
+# Is its pg_cron from before 1.5?
+sub cron_is_old
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres', q{
+		SELECT string_to_array(split_part(default_version, '-', 1), '.')::integer[] < '{1,5}'
+		FROM pg_available_extensions WHERE name = 'pg_cron'}) eq 't';
 }
 
 # Names and state of the two indexes on executions, one line each:

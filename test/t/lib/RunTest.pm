@@ -13,7 +13,7 @@ use RetentionTest;
 use Test::More;
 
 our @EXPORT =
-  qw(rows_of policy prepare_runs mischief remember verdict gone last_run run
+  qw(rows_of policy prepare_runs mischief hold_history unhold_history remember verdict gone last_run run
   start_run wait_until_stopped wait_until_over finish_run release no_locks_left truth_query over_query walks_of);
 
 # SQL that gives one tenant "rows" rows, one an hour, the newest "newest" days and half
@@ -95,6 +95,29 @@ sub mischief
 
 	$sql .= "INSERT INTO mischief VALUES ($_, '$at{$_}');" foreach sort keys %at;
 	$node->safe_psql('postgres', $sql);
+	return;
+}
+
+# From now on: what writes history stops there, by this definition of a trigger, as long as
+# somebody holds this advisory lock.  For a lock on the table a run waits ten seconds, and a
+# server may be slower.
+sub hold_history
+{
+	my ($node, $lock, $trigger) = @_;
+
+	$node->safe_psql('postgres', qq{
+		CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS \$\$
+			BEGIN PERFORM pg_advisory_xact_lock_shared($lock); RETURN NEW; END \$\$;
+		CREATE TRIGGER hold $trigger EXECUTE FUNCTION hold()});
+	return;
+}
+
+# No longer.
+sub unhold_history
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', 'DROP FUNCTION hold() CASCADE');
 	return;
 }
 
